@@ -1,0 +1,69 @@
+# On a machine with Python >= 3.11, make and git, each of `make demo` and `make test` creates .venv, installs the
+# pinned set (again only when pyproject.toml or constraints.txt changed) and runs.
+#
+#   make demo PYTHON=python3.12        another interpreter
+#   make demo TORCH_INDEX=<url>        torch and torchvision from another index, e.g. one with CPU builds, which are
+#                                      several GB smaller than the default CUDA builds; used when .venv is made
+#   make test ARGS='-k ledger'         further arguments of pytest
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+ARGS ?=
+# A part of the integration tests, by pytest mark; empty: all of them.
+PART ?=
+JOBS ?= 2
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test test-integration check bench docs clean
+
+help:
+	@echo "make demo              render, damage, clean and judge a small corpus (offline, CPU)"
+	@echo "make test              unit and property tests"
+	@echo "make test-integration  tests that start servers (PART=smoke: the part that CI runs)"
+	@echo "make check             ruff and mypy"
+	@echo "make bench             throughput of scoring against plain embedding"
+	@echo "make docs              rewrite the generated pages and check links and commands"
+	@echo "make install           only make .venv"
+	@echo "make clean             remove caches and what demo and bench wrote (.venv stays)"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: ECIF needs Python >= 3.11, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv || { \
+	  echo "error: '$(PYTHON) -m venv' failed; on Debian and Ubuntu it needs the package python3-venv" >&2; exit 2; }
+ifneq ($(TORCH_INDEX),)
+	$(BIN)/python -m pip install --no-deps --index-url '$(TORCH_INDEX)' $$(grep -E '^torch(vision)?==' constraints.txt)
+endif
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/ecif demo $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-integration: $(INSTALLED)
+	$(BIN)/python -m pytest -m 'integration$(if $(PART), and $(PART))' tests/integration $(ARGS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python -m bench.throughput $(ARGS)
+
+docs: $(INSTALLED)
+	$(BIN)/python -m docs.generate
+	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
+
+clean:
+	rm -rf demo-out bench-out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find ecif flows tasks tests bench docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,151 @@
+"""Commands on a corpus: demo, clean, lint, fit, score."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from ecif import progress
+from ecif.cli.answer import Answer
+from ecif.cli.options import Usual, settings_of, sources_of, wants_json
+from ecif.cli.text import failures, listed
+from ecif.errors import EXIT_CHECK_FAILED, EXIT_OK, EXIT_SHARDS_FAILED, UsageError
+from ecif.settings import SampleSettings, ScoreSettings, Settings, StorageSettings
+
+Sources = Annotated[
+    str, Parameter(help="tars: brace ranges, globs, directories, lists of URLs (.txt), single files, or a::b of these")
+]
+
+
+class LintSettings(StorageSettings, SampleSettings):
+    """What `lint` takes."""
+
+
+def clean(
+    *sources: Sources,
+    settings: Annotated[Settings | None, Parameter(name="*")] = None,
+    usual: Annotated[Usual | None, Parameter(name="*")] = None,
+) -> Answer:
+    """Score a corpus and write it again without the harmful pairs: everything, as one Prefect flow.
+
+    Without a policy (--drop, --drop-count, --threshold) it scores, reports and stops. What is finished is kept:
+    run the same command again after an interruption, or when shards have arrived. Without PREFECT_API_URL an
+    engine is started for the run.
+    """
+    chosen = settings_of(Settings, settings, usual)
+    named = sources_of(sources, usual)
+    outcome = _orchestrator()(named, chosen, progress.choose(wants_json(usual)))
+    text = [outcome.headline()]
+    text += [f"  failed: {item['shard']} ({item['stage']}): {item['reason']}" for item in outcome.failed]
+    text += [f"shards: {outcome.out}"] if outcome.written else []
+    text += [f"report: {outcome.report}"] if outcome.report else []
+    return Answer("\n".join(text), outcome.to_json(), EXIT_SHARDS_FAILED if outcome.failed else EXIT_OK)
+
+
+def fit(
+    *sources: Sources,
+    settings: Annotated[ScoreSettings | None, Parameter(name="*")] = None,
+    usual: Annotated[Usual | None, Parameter(name="*")] = None,
+) -> Answer:
+    """Fit the direction along which influence is measured, on a sample of the corpus."""
+    chosen = settings_of(ScoreSettings, settings, usual)
+    named = sources_of(sources, usual)
+
+    from ecif.inventory import Shard
+    from ecif.run import open_run
+    from ecif.stages import fit as stage
+    from ecif.stages import loop
+    from ecif.stages.engine import load_engine
+
+    run = open_run(named, chosen)
+    value: dict[str, Any] = {"fit_key": run.fit_key, "direction": run.layout.direction(run.fit_key), "failed": []}
+    if not stage.is_done(run):
+        show = progress.choose(wants_json(usual))
+        todo = stage.todo(run, stage.freeze_sample(run))
+        engine = load_engine(chosen)
+
+        def work(shard: Shard) -> None:
+            stage.map_shard(run, engine, shard)
+            show.advance()
+
+        with progress.shown(show, "fit", len(todo), "shards"):
+            worked = loop.over(todo, work, show)
+        if worked.failed:
+            value["failed"] = failures(worked.failed)
+            text = "the fit waits for shards that failed; run the same command again"
+            return Answer(f"{text}\n{listed(value['failed'])}", value, EXIT_SHARDS_FAILED)
+        stage.reduce(run, engine, show)
+    return Answer(f"fit {run.fit_key}: {value['direction']}", value)
+
+
+def score(
+    *sources: Sources,
+    settings: Annotated[ScoreSettings | None, Parameter(name="*")] = None,
+    usual: Annotated[Usual | None, Parameter(name="*")] = None,
+) -> Answer:
+    """Score every pair of the corpus, shard by shard."""
+    chosen = settings_of(ScoreSettings, settings, usual)
+    named = sources_of(sources, usual)
+
+    from ecif.run import open_run
+    from ecif.stages import loop
+    from ecif.stages import score as stage
+    from ecif.stages.engine import load_engine
+
+    run = open_run(named, chosen)
+    done = stage.done(run)
+    todo = [shard for shard in run.inventory.shards if shard.name not in done]
+    failed: list[dict[str, Any]] = []
+    overlap = 0
+    if todo:
+        show = progress.choose(wants_json(usual))
+        engine = load_engine(chosen)
+        direction = stage.load_direction(run, engine)
+        with progress.shown(show, "score", sum(shard.samples or 0 for shard in todo), "pairs"):
+            worked = loop.over(todo, lambda shard: stage.score_shard(run, engine, shard, direction, show), show)
+        failed = failures(worked.failed)
+        overlap = sum(summary.overlap for summary in worked.results)
+    scored = len(run.inventory.shards) - len(failed)
+    where = run.layout.scores_of(run.score_key)
+    value = {"score_key": run.score_key, "scores": where, "shards": scored, "overlap": overlap, "failed": failed}
+    text = f"{scored:,} shards scored: {where}"
+    if overlap:
+        text += f"\nwarning: {overlap:,} pairs have an image of the validation set; keep them apart"
+    code = EXIT_SHARDS_FAILED if failed else EXIT_OK
+    return Answer(f"{text}\n{listed(failed)}".rstrip(), value, code)
+
+
+def _orchestrator() -> Any:
+    """The function that runs `clean`, found by its entry point: this package knows no orchestration."""
+    found = metadata.entry_points(group="ecif.orchestrator", name="prefect")
+    if not found:
+        raise UsageError("no orchestration is installed; install this package with pip, or run its stages one by one")
+    return next(iter(found)).load()
+
+
+def lint(
+    *sources: Sources,
+    settings: Annotated[LintSettings | None, Parameter(name="*")] = None,
+    usual: Annotated[Usual | None, Parameter(name="*")] = None,
+) -> Answer:
+    """Look for what is wrong with shards before anything is computed: broken tars, missing captions, bad images."""
+    chosen = settings_of(LintSettings, settings, usual)
+    named = sources_of(sources, usual)
+
+    from ecif.shards.lint import lint as stage
+    from ecif.sources import expand
+    from ecif.storage import Storage
+
+    storage = Storage(chosen.storage_options, chosen.allow)
+    found = stage(expand(named, storage), storage, chosen.caption, progress.choose(wants_json(usual)))
+    warnings = len(found.findings) - found.errors
+    head = f"{found.shards:,} shards, {found.samples:,} samples: {found.errors:,} errors, {warnings:,} warnings"
+    lines = [str(finding) for finding in found.findings]
+    return Answer("\n".join([*lines, head]), found.to_json(), EXIT_CHECK_FAILED if found.errors else EXIT_OK)
+
+
+def demo() -> Answer:
+    """Render, damage, clean and judge a small corpus: offline, on the CPU, in a few minutes."""
+    raise UsageError("x")

@@ -1,0 +1,154 @@
+"""Commands on an output: plan, apply, verify, report. They find inventory, scores and decisions in it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from ecif import progress
+from ecif.cli.answer import Answer
+from ecif.cli.options import PlanSettings, Usual, place, settings_of, wants_json
+from ecif.cli.text import failures, listed
+from ecif.errors import EXIT_CHECK_FAILED, EXIT_OK, EXIT_SHARDS_FAILED
+from ecif.settings import StorageSettings
+
+Out = Annotated[str, Parameter(help="the output of an earlier command: a directory or an object-storage prefix")]
+DecisionKey = Annotated[str | None, Parameter(help="which decision, when the output holds several")]
+ScoreKey = Annotated[str | None, Parameter(help="which scores, when the output holds several")]
+
+
+def plan(
+    out: Out,
+    /,
+    *,
+    scores: ScoreKey = None,
+    without: Annotated[
+        tuple[str, ...], Parameter(help="decide without this shard, which could not be scored; may be repeated")
+    ] = (),
+    settings: Annotated[PlanSettings | None, Parameter(name="*")] = None,
+    usual: Annotated[Usual | None, Parameter(name="*")] = None,
+) -> Answer:
+    """Turn scores and a policy into a decision: the frozen cut that apply follows."""
+    chosen = settings_of(PlanSettings, settings, usual)
+    layout, storage = place(out, chosen)
+
+    from ecif.stages import plan as stage
+
+    show = progress.choose(wants_json(usual))
+    decision = stage.plan(layout, storage, chosen, scores, show, set_aside=without)
+    cut = "nothing" if decision.threshold is None else f"{decision.detector} beyond {decision.threshold:.6g}"
+    text = (
+        f"decision {decision.key}: drop {decision.n_dropped:,} of {decision.n_ok:,} scored pairs ({cut}), "
+        f"{decision.n_rows:,} pairs in {decision.shards:,} shards"
+    )
+    return Answer(text, {"decision": layout.decision(decision.key), **decision.to_json()})
+
+
+def apply(
+    out: Out,
+    /,
+    *,
+    decision: DecisionKey = None,
+    settings: Annotated[StorageSettings | None, Parameter(name="*")] = None,
+    usual: Annotated[Usual | None, Parameter(name="*")] = None,
+) -> Answer:
+    """Write the shards without the pairs that the decision drops; every surviving byte as it was."""
+    layout, storage = place(out, settings_of(StorageSettings, settings, usual))
+
+    from ecif import inventory, manifest
+    from ecif.stages import loop
+    from ecif.stages import plan as stage
+    from ecif.stages.apply import apply_shard
+
+    chosen = stage.load_decision(layout, storage, decision)
+    stage.mark_applied(layout, storage, chosen)
+    scored = stage.scored_shards(layout, storage, chosen.score_key)
+    done = manifest.done(layout, storage)
+    shards = inventory.load(layout, storage).shards
+    todo = [shard for shard in shards if shard.name in scored and shard.name not in done]
+    show = progress.choose(wants_json(usual))
+    with (
+        progress.shown(show, "write", sum(shard.samples or 0 for shard in todo), "pairs"),
+        tempfile.TemporaryDirectory(prefix="ecif-") as scratch,
+    ):
+
+        def work(shard: inventory.Shard) -> manifest.Manifest:
+            written = apply_shard(shard, chosen, layout, storage, Path(scratch))
+            show.advance(written.samples)
+            return written
+
+        worked = loop.over(todo, work, show)
+    manifest.build_index(layout, storage)
+    counts = {name: sum(getattr(m, name) for m in worked.results) for name in ("kept", "dropped", "quarantined")}
+    failed = failures(worked.failed)
+    unscored = len(shards) - len(scored)
+    value: dict[str, Any] = {
+        "out": layout.root,
+        "decision_key": chosen.key,
+        "written": len(worked.results),
+        "written_before": len(done),
+        "without_scores": unscored,
+        **counts,
+        "failed": failed,
+    }
+    text = (
+        f"wrote {len(worked.results):,} shards to {layout.root}: kept {counts['kept']:,}, dropped {counts['dropped']:,}"
+    )
+    text += f"; {len(done):,} were there before" if done else ""
+    text += f"; {unscored:,} have no scores" if unscored else ""
+    code = EXIT_SHARDS_FAILED if failed else EXIT_OK
+    return Answer(f"{text}\n{listed(failed)}".rstrip(), value, code)
+
+
+def verify(
+    out: Out,
+    /,
+    *,
+    settings: Annotated[StorageSettings | None, Parameter(name="*")] = None,
+    usual: Annotated[Usual | None, Parameter(name="*")] = None,
+) -> Answer:
+    """Prove from the bytes of input and output that nothing but the dropped pairs is gone."""
+    layout, storage = place(out, settings_of(StorageSettings, settings, usual))
+
+    from ecif import inventory
+    from ecif.stages.verify import verify as stage
+
+    found = stage(layout, storage, inventory.load(layout, storage), progress.choose(wants_json(usual)))
+    head = (
+        f"{found.shards:,} shards, {found.samples:,} samples: kept {found.kept:,}, dropped {found.dropped:,}, "
+        f"quarantined {found.quarantined:,}; "
+    )
+    head += "all proved" if found.ok else f"{len(found.violations):,} violations"
+    lines = [f"  {violation.shard}: {violation.what}: {violation.detail}" for violation in found.violations]
+    return Answer("\n".join([head, *lines]), found.to_json(), EXIT_OK if found.ok else EXIT_CHECK_FAILED)
+
+
+def report(
+    out: Out,
+    /,
+    *,
+    scores: ScoreKey = None,
+    decision: DecisionKey = None,
+    settings: Annotated[StorageSettings | None, Parameter(name="*")] = None,
+    usual: Annotated[Usual | None, Parameter(name="*")] = None,
+) -> Answer:
+    """Make the report again: outcome, distribution of the score, the most harmful and the most valuable pairs."""
+    layout, storage = place(out, settings_of(StorageSettings, settings, usual))
+
+    from ecif import inventory
+    from ecif.report import build_report
+    from ecif.stages import plan as stage
+
+    listing = inventory.load(layout, storage)
+    chosen = None
+    if decision is not None or (scores is None and storage.list(layout.decisions(), ".json")):
+        chosen = stage.load_decision(layout, storage, decision)
+    key = chosen.score_key if chosen else scores or stage.only_score_key(layout, storage)
+    show = progress.choose(wants_json(usual))
+    page = build_report(layout, storage, listing, chosen, key, progress=show)
+    storage.publish(layout.report(), page, replace=True)
+    value = {"report": layout.report(), "score_key": key, "decision_key": chosen.key if chosen else None}
+    return Answer(f"report: {layout.report()}", value)

@@ -1,0 +1,226 @@
+"""What the corpus was when it was first looked at: one record per shard, never changed afterwards.
+
+The inventory grows by files (`_ecif/inventory/000000.json`, `000001.json`, ...): each holds only shards that none
+before it lists, so arrivals extend it and nothing is rewritten. A listed shard that changed is refused: its scores
+would belong to other bytes. Taking it costs one listing per directory and one small file per shard
+(`_stats.json`), or a pass over the tar's headers where that is missing.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ecif.errors import BadTarError, ConflictError, InputError, MissingFileError, StorageError, UsageError
+from ecif.layout import Layout
+from ecif.shards.tar import count_samples
+from ecif.sources import Expansion, Found
+from ecif.storage import FileInfo, Storage, folder_of, is_inside
+
+# Small files that are read at the same time; the waiting is for the network.
+_AT_ONCE = 8
+# Attempts to add a file while others do the same.
+_ROUNDS = 100
+# The smallest sample: one header block and no data.
+_SMALLEST_SAMPLE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar as it was inventoried.
+
+    Args:
+        name: path relative to its source root, without `.tar`.
+        url: where it is.
+        size: bytes.
+        etag: changes when the file is replaced (see `storage.FileInfo`).
+        samples: how many it holds; None when its headers could not be read to the end.
+        parquet: URL of the sidecar beside it, if there is one.
+        stats: URL of the `_stats.json` beside it, if there is one.
+    """
+
+    name: str
+    url: str
+    size: int
+    etag: str
+    samples: int | None
+    parquet: str | None
+    stats: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All shards of an output, sorted by name, and the gaps of the ranges that were asked for (URLs)."""
+
+    shards: tuple[Shard, ...]
+    missing: tuple[str, ...]
+
+    def by_name(self) -> dict[str, Shard]:
+        """The shards by name."""
+        return {shard.name: shard for shard in self.shards}
+
+    def total_samples(self) -> int | None:
+        """Samples of the whole corpus; None when one shard's number is unknown."""
+        counts = [shard.samples for shard in self.shards]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def take(expansion: Expansion, layout: Layout, storage: Storage, extra: Mapping[str, Any]) -> Inventory:
+    """Bring the inventory of an output up to date with `expansion`.
+
+    Args:
+        expansion: the shards that were asked for.
+        extra: what is saved beside them (settings, versions); not the keys `shards` and `missing`.
+
+    Returns:
+        Everything the output's inventory lists, also what earlier calls brought in.
+
+    Raises:
+        UsageError: the output lies inside an input directory, or an input inside the output.
+        InputError: a listed shard has changed since, or a file of the inventory is damaged.
+        ConflictError: a name is listed with another URL, or a URL with another name.
+        MissingFileError: a shard is gone.
+    """
+    _refuse_overlap(expansion, layout)
+    known = storage.lookup(_with_sidecars(expansion.shards))
+    counted: dict[str, Shard] = {}
+    for _ in range(_ROUNDS):
+        listed, missing, number = _read(layout, storage)
+        new = _not_listed(expansion.shards, listed, known)
+        if not new:
+            return _inventory(listed, missing | set(expansion.missing))
+        counted |= _describe([found for found in new if found.name not in counted], known, storage)
+        record = {
+            **extra,
+            "shards": [asdict(counted[found.name]) for found in new],
+            "missing": sorted(expansion.missing),
+        }
+        try:
+            storage.publish_json(layout.inventory(number), record)
+        except ConflictError:
+            continue  # another writer took the number: look at what it lists, then take the next
+    raise StorageError(f"does not list what was written to it, in {_ROUNDS} attempts", url=layout.inventories())
+
+
+def load(layout: Layout, storage: Storage) -> Inventory:
+    """The inventory as it stands.
+
+    Raises:
+        UsageError: there is none.
+        InputError: one of its files is damaged.
+    """
+    shards, missing, number = _read(layout, storage)
+    if number == 0:
+        raise UsageError(f"{layout.root} holds no inventory ({layout.inventories()}); run `ecif score` or `ecif clean`")
+    return _inventory(shards, missing)
+
+
+def _inventory(shards: dict[str, Shard], missing: set[str]) -> Inventory:
+    found = {shard.url for shard in shards.values()}
+    return Inventory(tuple(shards[name] for name in sorted(shards)), tuple(sorted(missing - found)))
+
+
+def _read(layout: Layout, storage: Storage) -> tuple[dict[str, Shard], set[str], int]:
+    """Listed shards by name, gaps, and the number that the next file gets."""
+    shards: dict[str, Shard] = {}
+    missing: set[str] = set()
+    number = 0
+    for file in storage.list(layout.inventories(), ".json"):
+        stem = posixpath.basename(file.url).removesuffix(".json")
+        if not stem.isdecimal():
+            raise InputError("is not a file of an inventory; remove it", url=file.url)
+        number = max(number, int(stem) + 1)
+        listed, gaps = _parse(storage.read_json(file.url), file.url)
+        missing |= gaps
+        for shard in listed:
+            if shards.setdefault(shard.name, shard) != shard:
+                raise ConflictError(f"lists shard {shard.name!r} again with other facts", url=file.url)
+    return shards, missing, number
+
+
+def _parse(record: object, url: str) -> tuple[list[Shard], set[str]]:
+    try:
+        if not isinstance(record, dict):
+            raise TypeError("not an object")
+        shards = [Shard(**item) for item in record["shards"]]
+        missing = set(record["missing"])
+        for shard in shards:
+            texts = (shard.name, shard.url, shard.etag, shard.parquet or "", shard.stats or "")
+            numbers = (shard.size, 0 if shard.samples is None else shard.samples)
+            if not all(isinstance(text, str) for text in texts) or not all(type(n) is int for n in numbers):
+                raise TypeError(f"shard {shard.name!r} has a field of the wrong type")
+    except (KeyError, TypeError) as error:
+        raise InputError(f"is not a file of an inventory: {error}", url=url) from error
+    return shards, missing
+
+
+def _refuse_overlap(expansion: Expansion, layout: Layout) -> None:
+    for folder in sorted({folder_of(found.url) for found in expansion.shards}):
+        if is_inside(layout.root, folder):
+            raise UsageError(f"the output {layout.root} lies inside the input directory {folder}; choose another --out")
+        if is_inside(folder, layout.root):
+            raise UsageError(f"the input directory {folder} lies inside the output {layout.root}; choose another --out")
+
+
+def _sidecars(url: str) -> tuple[str, str]:
+    stem = url.removesuffix(".tar")
+    return f"{stem}.parquet", f"{stem}_stats.json"
+
+
+def _with_sidecars(shards: Iterable[Found]) -> list[str]:
+    return [url for found in shards for url in (found.url, *_sidecars(found.url))]
+
+
+def _not_listed(asked: Iterable[Found], listed: Mapping[str, Shard], known: Mapping[str, FileInfo]) -> list[Found]:
+    """The shards that no file lists yet; those listed are compared with what is there now."""
+    names = {shard.url: shard.name for shard in listed.values()}
+    new = []
+    for found in asked:
+        file = known.get(found.url)
+        if file is None:
+            raise MissingFileError("does not exist any more", url=found.url)
+        if names.get(found.url, found.name) != found.name:
+            raise ConflictError(
+                f"is in the inventory as {names[found.url]!r} and would now be {found.name!r}: "
+                "name the sources as in the first run, or use a new --out",
+                url=found.url,
+            )
+        before = listed.get(found.name)
+        if before is None:
+            new.append(found)
+        elif before.url != found.url:
+            raise ConflictError(f"the inventory lists {found.name!r} as {before.url}; use a new --out", url=found.url)
+        elif (before.size, before.etag) != (file.size, file.etag):
+            raise InputError("has changed since it was inventoried; use a new --out", url=found.url)
+    return new
+
+
+def _describe(shards: list[Found], known: Mapping[str, FileInfo], storage: Storage) -> dict[str, Shard]:
+    def describe(found: Found) -> Shard:
+        file = known[found.url]
+        parquet, stats = (url if url in known else None for url in _sidecars(found.url))
+        return Shard(found.name, found.url, file.size, file.etag, _samples(file, stats, storage), parquet, stats)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return {shard.name: shard for shard in pool.map(describe, shards)}
+
+
+def _samples(file: FileInfo, stats: str | None, storage: Storage) -> int | None:
+    if stats is not None:
+        try:
+            record = storage.read_json(stats)
+        except InputError as error:
+            if type(error) is not InputError:  # the storage failed: a later run may succeed
+                raise
+            record = None  # damaged: the headers tell, and `apply` names the sidecar
+        count = record.get("successes") if isinstance(record, dict) else None
+        if type(count) is int and 0 <= count <= file.size // _SMALLEST_SAMPLE:
+            return count
+    try:
+        with storage.open(file.url) as stream:
+            return count_samples(stream, file.url)
+    except BadTarError:
+        return None  # every later stage that reads it reports where it is broken

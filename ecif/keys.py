@@ -1,0 +1,54 @@
+"""Keys of results: a result is found again exactly when everything that determines it is the same.
+
+A key is 12 hexadecimal digits of a sha256 over canonical JSON. What only changes speed (micro-batch, device,
+threads, grouping of shards) is not part of it; what changes numbers is, with the version of the algorithm.
+The list of shards is not part of it either: shards that arrive later are scored with the direction, and cut
+with the decision, that exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ecif import ALGO_VERSION
+from ecif.settings import MethodSettings, ModelSettings, PolicySettings, SampleSettings, ScoreSettings
+
+# How scores are averaged, not how the direction was made.
+_SCORE_ONLY = ("segmentations", "negative_role")
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits that stand for a JSON-like value."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def fit_key(settings: ScoreSettings, contents: Mapping[str, str]) -> str:
+    """Key of factor and direction.
+
+    Args:
+        contents: content identities of the files that the settings name (model config, weights, validation,
+            prompts): their paths do not matter, their bytes do.
+    """
+    named = ("model", "pretrained", "validation", "objective")
+    numbers = _fields(settings, SampleSettings, ModelSettings, MethodSettings)
+    chosen = {name: value for name, value in numbers.items() if name not in (*named, *_SCORE_ONLY)}
+    return digest({"version": ALGO_VERSION, "contents": dict(contents), **chosen})
+
+
+def score_key(fit_key: str, settings: ScoreSettings) -> str:
+    """Key of the scores made along one direction."""
+    return digest({"fit": fit_key, **{name: getattr(settings, name) for name in _SCORE_ONLY}})
+
+
+def decision_key(score_key: str, policy: PolicySettings) -> str:
+    """Key of a cut through those scores."""
+    return digest({"version": ALGO_VERSION, "scores": score_key, **_fields(policy, PolicySettings)})
+
+
+def _fields(settings: Any, *groups: type[Any]) -> dict[str, Any]:
+    names = {name for group in groups for name in group.model_fields}
+    return {name: value for name, value in settings.model_dump(mode="json").items() if name in names}

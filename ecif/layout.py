@@ -1,0 +1,116 @@
+"""The names of everything in an output, in one place, so that writers and readers cannot drift apart.
+
+    OUT/00000.tar 00000.parquet 00000_stats.json     the cleaned shards
+    OUT/_ecif/...                                    everything else (docs/files.md)
+
+Nothing but shards lies at the top: img2dataset reads every `*.json` there as the statistics of a shard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ecif.errors import UsageError
+
+META = "_ecif"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """URLs below one output root. `shard` is a shard's name: its relative path without `.tar`."""
+
+    root: str
+
+    def __post_init__(self) -> None:
+        if not self.root.rstrip("/"):
+            raise UsageError("--out is needed: a directory or an object-storage prefix")
+        object.__setattr__(self, "root", self.root.rstrip("/"))
+
+    def _meta(self, *parts: str) -> str:
+        return "/".join((self.root, META, *parts))
+
+    def tar(self, shard: str) -> str:
+        return f"{self.root}/{shard}.tar"
+
+    def parquet(self, shard: str) -> str:
+        return f"{self.root}/{shard}.parquet"
+
+    def stats(self, shard: str) -> str:
+        return f"{self.root}/{shard}_stats.json"
+
+    def inventories(self) -> str:
+        return self._meta("inventory")
+
+    def inventory(self, n: int) -> str:
+        return self._meta("inventory", f"{n:06d}.json")
+
+    def fit_sample(self, fit_key: str) -> str:
+        """Which shards the fit uses: frozen before the first of them is read."""
+        return self._meta("fit", fit_key, "sample.json")
+
+    def partials(self, fit_key: str) -> str:
+        return self._meta("fit", fit_key, "partial")
+
+    def partial(self, fit_key: str, shard: str) -> str:
+        return self._meta("fit", fit_key, "partial", f"{shard}.safetensors")
+
+    def factor(self, fit_key: str) -> str:
+        return self._meta("fit", fit_key, "factor.safetensors")
+
+    def direction(self, fit_key: str) -> str:
+        return self._meta("fit", fit_key, "direction.safetensors")
+
+    def validation(self, fit_key: str) -> str:
+        """Digests of the validation images, to notice a corpus that holds them, too."""
+        return self._meta("fit", fit_key, "validation.safetensors")
+
+    def fit_meta(self, fit_key: str) -> str:
+        """Written last: a fit without it is not finished."""
+        return self._meta("fit", fit_key, "meta.json")
+
+    def score_keys(self) -> str:
+        return self._meta("scores")
+
+    def score_meta(self, score_key: str) -> str:
+        return self._meta("scores", score_key, "_meta.json")
+
+    def scores_of(self, score_key: str) -> str:
+        return self._meta("scores", score_key)
+
+    def scores(self, score_key: str, shard: str) -> str:
+        return self._meta("scores", score_key, f"{shard}.parquet")
+
+    def decisions(self) -> str:
+        return self._meta("decision")
+
+    def decision(self, decision_key: str) -> str:
+        return self._meta("decision", f"{decision_key}.json")
+
+    def applied(self) -> str:
+        """Names the one decision that this output holds."""
+        return self._meta("decision", "applied", "key.json")
+
+    def ledgers(self) -> str:
+        return self._meta("ledger")
+
+    def ledger(self, shard: str) -> str:
+        return self._meta("ledger", f"{shard}.parquet")
+
+    def quarantine(self, shard: str) -> str:
+        return self._meta("quarantine", f"{shard}.tar")
+
+    def manifests(self) -> str:
+        return self._meta("manifest")
+
+    def manifest(self, shard: str) -> str:
+        """Written last: a shard without it does not exist."""
+        return self._meta("manifest", f"{shard}.json")
+
+    def sizes(self) -> str:
+        return self._meta("index", "sizes.json")
+
+    def wids(self) -> str:
+        return self._meta("index", "wids.json")
+
+    def report(self) -> str:
+        return self._meta("report", "index.html")

@@ -1,0 +1,53 @@
+"""The report: one self-contained HTML page that says what a run did to a corpus, and lets people look for themselves.
+
+gather -> numbers of all shards, in bounded memory    gallery -> images and captions of the pairs that are shown
+figures -> the histogram as SVG                       page -> all of it as HTML, by template.html
+
+It is made from what lies in the output and from the input tars alone, so it can be made again at any time; input that
+cannot be read any more leaves a note in the gallery instead of a picture. The page needs no script, no font and no
+file beside it, and forbids the browser to load any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ecif.inventory import Inventory
+from ecif.layout import Layout
+from ecif.progress import Progress, Silent
+from ecif.report.gallery import exhibits
+from ecif.report.gather import gather
+from ecif.report.page import render
+from ecif.selection import Decision
+from ecif.storage import Storage
+
+NO_FAILURES: Mapping[str, str] = {}
+
+
+def build_report(
+    layout: Layout,
+    storage: Storage,
+    inventory: Inventory,
+    decision: Decision | None,
+    score_key: str,
+    *,
+    failed: Mapping[str, str] = NO_FAILURES,
+    progress: Progress = Silent(),
+) -> bytes:
+    """Make the report.
+
+    Args:
+        decision: None while nothing has been decided.
+        score_key: the scores to report on; shards without them are listed.
+        failed: shards that were set aside in this run, with the reason.
+
+    Returns:
+        a UTF-8 HTML document.
+
+    Raises:
+        InputError: a score table, a manifest or the meta data of the output is broken.
+    """
+    numbers = gather(layout, storage, inventory, decision, score_key, failed, progress)
+    pairs = (*numbers.worst, *numbers.best)
+    shown = exhibits(pairs, inventory.by_name(), storage, str(numbers.settings.get("caption", "txt")), progress)
+    return render(layout, decision, numbers, shown)

@@ -1,0 +1,86 @@
+"""A run: settings resolved against storage, once, before anything is computed."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import ecif
+from ecif import inventory, keys
+from ecif.errors import ModelError, UsageError
+from ecif.inventory import Inventory
+from ecif.layout import Layout
+from ecif.settings import ScoreSettings, saved
+from ecif.sources import Found, expand
+from ecif.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What `fit` and `score` work on.
+
+    Attributes:
+        validation: the tars of trusted pairs. missing: members of brace ranges that do not exist.
+    """
+
+    settings: ScoreSettings
+    layout: Layout
+    storage: Storage
+    inventory: Inventory
+    validation: tuple[Found, ...]
+    fit_key: str
+    score_key: str
+
+
+def open_run(sources: Sequence[str], settings: ScoreSettings) -> Run:
+    """Expand the sources, append new shards to the inventory of the output, and compute the keys.
+
+    Raises:
+        UsageError, InputError: a URL is refused, a file is missing, a setting is lacking.
+        ModelError: no model, or no weights, were named.
+    """
+    storage = Storage(settings.storage_options, settings.allow)
+    layout = Layout(settings.out)
+    storage.check(layout.root, write=True)
+    if not settings.model or not settings.pretrained:
+        raise ModelError("--model and --pretrained are needed: the influence of a pair is that on a trained model")
+    if not settings.validation:
+        raise UsageError("--validation is needed: tars of pairs that are right, on which 'better' is measured")
+    validation = expand(settings.validation, storage).shards
+    expansion = expand(sources, storage)
+    fit_key = keys.fit_key(settings, _contents(settings, validation, storage))
+    score_key = keys.score_key(fit_key, settings)
+    taken = inventory.take(
+        expansion, layout, storage, {"settings": saved(settings), "versions": versions(), "fit_key": fit_key}
+    )
+    if not storage.exists(layout.score_meta(score_key)):
+        meta = {"settings": saved(settings), "fit_key": fit_key, "versions": versions()}
+        storage.publish_json(layout.score_meta(score_key), meta, replace=True)
+    return Run(settings, layout, storage, taken, validation, fit_key, score_key)
+
+
+def versions() -> dict[str, Any]:
+    """Versions of what numbers depend on, saved beside every result; read without importing any of it."""
+    packages = ("torch", "open_clip_torch", "torchvision", "pillow", "numpy", "polars")
+    return {
+        "ecif": ecif.__version__,
+        "algorithm": ecif.ALGO_VERSION,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+    }
+
+
+def _contents(settings: ScoreSettings, validation: Sequence[Found], storage: Storage) -> dict[str, str]:
+    """Content identities of the files that the settings name; tags and names of open_clip stand for themselves."""
+    contents = {
+        f"validation/{number}": storage.fingerprint(found.url) for number, found in enumerate(validation)
+    }
+    for name, value in (("model", settings.model), ("pretrained", settings.pretrained)):
+        is_file = value.endswith((".json", ".safetensors", ".pt", ".pth", ".bin"))
+        contents[name] = storage.fingerprint(value) if is_file else value
+    kind, _, path = settings.objective.partition(":")
+    contents["objective"] = f"{kind}:{storage.fingerprint(path)}" if path else kind
+    return contents

@@ -1,0 +1,221 @@
+"""All settings as one typed object; the command line, a YAML file and the environment set the same fields.
+
+Small groups come first and `Settings` is their sum, so that each command takes the fields it uses and no
+flag silently does nothing. Precedence: command line, environment (`ECIF_...`), `--config` file, defaults.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ecif.errors import UsageError
+
+
+class _Group(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="ECIF_", extra="forbid", validate_default=True)
+
+
+class StorageSettings(_Group):
+    """How to reach files."""
+
+    storage_options: dict[str, Any] = Field(
+        {}, description='options for fsspec as JSON, e.g. \'{"endpoint_url": "http://127.0.0.1:9000"}\'; never saved'
+    )
+    allow: tuple[str, ...] = Field((), description="if given, only URLs under these prefixes may be read or written")
+
+
+class SampleSettings(_Group):
+    """How a tar becomes pairs."""
+
+    caption: str = Field("txt", description="where the caption is: txt, or json:FIELD")
+
+    @field_validator("caption")
+    @classmethod
+    def _caption(cls, value: str) -> str:
+        if value != "txt" and not re.fullmatch(r"json:[^:]+", value):
+            raise ValueError(f"{value!r} is neither 'txt' nor 'json:FIELD'")
+        return value
+
+
+class ModelSettings(_Group):
+    """The model, and the parameters in which influence lives."""
+
+    model: str = Field("", description="an open_clip model name, or the path of a JSON model config")
+    pretrained: str = Field("", description="an open_clip pretrained tag, or a weights file (.safetensors, .pt)")
+    trainable: str = Field("heads", description="the parameters influence lives in: heads, last:K or all")
+    precision: Literal["fp32", "bf16", "fp64"] = Field("fp32", description="arithmetic of the towers; losses stay >= fp32")
+
+    @field_validator("trainable")
+    @classmethod
+    def _trainable(cls, value: str) -> str:
+        if value not in ("heads", "all") and not re.fullmatch(r"last:[1-9]\d*", value):
+            raise ValueError(f"{value!r} is not one of 'heads', 'last:K' (K >= 1), 'all'")
+        return value
+
+
+class DeviceSettings(_Group):
+    """Where and in which pieces to compute; results agree within a stated tolerance whatever is chosen."""
+
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    micro_batch: int = Field(128, ge=1, description="samples that go through the towers at once: what fits the device")
+    workers: int = Field(2, ge=0, description="threads that decode images; 0 decodes in the main thread")
+
+
+class MethodSettings(_Group):
+    """The influence computation (docs/method.md)."""
+
+    validation: tuple[str, ...] = Field((), description="tars of trusted pairs: what 'better' is measured on")
+    objective: str = Field("contrastive", description="validation loss: contrastive, or prompts:FILE (zero-shot)")
+    batch_size: int = Field(256, ge=2, description="contrastive batch B: samples that compete in one softmax")
+    min_batch: int | None = Field(None, ge=2, description="smaller batches are not scored [default: B/4]")
+    segmentations: int = Field(5, ge=1, description="K: ways to cut a shard into batches, averaged")
+    seed: int = Field(0, ge=0, description="seed of every random choice")
+    fit_pairs: int = Field(20_000, ge=1, description="the curvature is fitted on this many pairs, or 1 % if more")
+    curvature: Literal["fisher", "ggn"] = Field("ggn", description="curvature matrix of the fit")
+    sketches: int = Field(16, ge=1, description="ggn: random sketches per batch")
+    logra_rank: int = Field(32, ge=1, description="rows and columns kept of each weight's gradient (LoGra)")
+    projected_size: int = Field(2048, ge=1, description="numbers in the projected gradient at most; lowers --logra-rank")
+    complement: Literal["drop", "keep"] = Field(
+        "drop", description="the part of the validation gradient outside the projection: drop, or keep over delta"
+    )
+    factor_rank: int = Field(1024, ge=1, description="eigenvectors kept of the projected curvature")
+    damping: str = Field("0.1x", description="delta: an absolute value, or a multiple of the mean eigenvalue ('0.1x')")
+    negative_role: Literal["exact", "first-order"] = Field(
+        "exact", description="a removed pair as a negative of others: exactly, or to first order (ECIF paper)"
+    )
+
+    @field_validator("objective")
+    @classmethod
+    def _objective(cls, value: str) -> str:
+        if value != "contrastive" and not value.startswith("prompts:"):
+            raise ValueError(f"{value!r} is neither 'contrastive' nor 'prompts:FILE'")
+        return value
+
+    @field_validator("damping")
+    @classmethod
+    def _damping(cls, value: str) -> str:
+        try:
+            number = float(value.removesuffix("x"))
+        except ValueError:
+            raise ValueError(f"{value!r} is neither a number nor a multiple such as '0.1x'") from None
+        if not 0 < number < float("inf"):
+            raise ValueError("damping must be positive and finite")
+        return value
+
+    @property
+    def smallest_batch(self) -> int:
+        """Batches below this many samples are not scored."""
+        return self.min_batch if self.min_batch is not None else max(2, self.batch_size // 4)
+
+
+class PolicySettings(_Group):
+    """What to drop. Without a policy nothing is dropped."""
+
+    detector: str = Field("influence", description="score column that decides")
+    drop: Decimal | None = Field(None, description="drop exactly this fraction of the scored pairs, worst first")
+    drop_count: int | None = Field(None, ge=0, description="drop exactly this many pairs, worst first")
+    threshold: float | None = Field(None, description="drop the pairs whose score is worse than this value")
+    unscored: Literal["keep", "drop", "quarantine"] = Field("keep", description="pairs that could not be scored")
+
+    @field_validator("drop")
+    @classmethod
+    def _fraction(cls, value: Decimal | None) -> Decimal | None:
+        if value is not None and not (value.is_finite() and 0 <= value <= 1):
+            raise ValueError(f"a fraction lies in [0, 1], not {value}")
+        # 0.1 and 0.10 are one decision, and get one key.
+        return value if value is None else Decimal(format(value.normalize(), "f"))
+
+    @field_validator("threshold")
+    @classmethod
+    def _finite(cls, value: float | None) -> float | None:
+        if value is not None and value != value:
+            raise ValueError("a threshold is a number, not NaN")
+        return value
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> Self:
+        given = [name for name in ("drop", "drop_count", "threshold") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one policy, not {' and '.join('--' + g.replace('_', '-') for g in given)}")
+        return self
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether anything is to be decided at all."""
+        return self.drop is not None or self.drop_count is not None or self.threshold is not None
+
+
+class ScoreSettings(StorageSettings, SampleSettings, ModelSettings, DeviceSettings, MethodSettings):
+    """What `fit` and `score` take."""
+
+    out: str = Field("", description="where results go: a directory or an object-storage prefix")
+
+
+class Settings(ScoreSettings, PolicySettings):
+    """What `clean` takes: everything."""
+
+    group_size: int = Field(16, ge=1, description="shards per group: the unit of orchestration")
+    max_groups: int = Field(4, ge=1, description="groups of copying work that run at the same time")
+
+
+G = TypeVar("G", bound=_Group)
+
+
+def merge(given: G, config: Path | None) -> G:
+    """Lay the fields that were set explicitly over those of a YAML file.
+
+    Fields of the file that this group does not have are refused unless `Settings` has them: one file serves
+    all commands of a run.
+
+    Raises:
+        UsageError: the file cannot be read, or a field is unknown or wrong.
+    """
+    if config is None:
+        return given
+    try:
+        loaded = yaml.safe_load(config.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{config}: cannot be read as YAML settings: {error}") from error
+    loaded = {} if loaded is None else loaded
+    if not isinstance(loaded, dict):
+        raise UsageError(f"{config}: settings are 'name: value' lines, not a {type(loaded).__name__}")
+    values = {str(name).replace("-", "_"): value for name, value in loaded.items()}
+    if unknown := sorted(set(values) - set(Settings.model_fields) - {"sources"}):
+        raise UsageError(f"{config}: unknown setting {', '.join(unknown)}")
+    fields = type(given).model_fields
+    values = {name: value for name, value in values.items() if name in fields}
+    explicit = {name: getattr(given, name) for name in given.model_fields_set}
+    return build(type(given), values | explicit)
+
+
+def build(group: type[G], values: dict[str, Any]) -> G:
+    """Validate `values`, with an error a user can act on.
+
+    Raises:
+        UsageError: a field is missing, unknown or wrong; the message names it.
+    """
+    try:
+        return group(**values)
+    except ValidationError as error:
+        raise UsageError(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error in the words of the command line."""
+    lines = []
+    for item in error.errors():
+        name = "--" + str(item["loc"][0]).replace("_", "-") if item["loc"] else ""
+        lines.append(f"{name}: {item['msg'].removeprefix('Value error, ')}".removeprefix(": "))
+    return "; ".join(lines)
+
+
+def saved(settings: _Group) -> dict[str, Any]:
+    """The settings as they are written beside results: all but what may hold a secret."""
+    return settings.model_dump(mode="json", exclude={"storage_options", "allow"})

@@ -1,0 +1,213 @@
+"""From a sample to a pair of image and caption, or to the reason why there is none.
+
+Nothing that a shard holds may stop a run: whatever is missing, broken or too large becomes a status from a closed
+list, one per sample, and is counted. Images are opened by the four decoders named here and no other, because every
+further one is attack surface; sizes are checked before pixels are decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ecif.shards.samples import Sample
+from ecif.shards.tar import Limits
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+OK = "ok"
+STATUSES = {
+    OK: "scored",
+    "small_batch": "the shard has fewer samples than --min-batch",
+    "no_image": "no .jpg, .jpeg, .png, .webp or .gif member",
+    "empty_image": "the image member has no bytes",
+    "undecodable_image": "not an image, damaged or cut short",
+    "unsupported_image": "an image, but none of JPEG, PNG, WebP and GIF",
+    "too_large_image": "more pixels than the limit",
+    "no_caption": "no caption, or only white space",
+    "non_utf8_caption": "the caption is not UTF-8 text",
+    "too_large_caption": "the caption, or the .json member that holds it, is larger than the limit",
+    "duplicate_key": "the key stands at an earlier sample of the shard, too",
+    "duplicate_member": "two members with the same extension",
+    "non_finite": "the model's output is not finite",
+}
+"""Every status that a row of a score table can have, and what it means."""
+
+# Where a sample has several, open_clip's loader takes the first in this order; gif is our addition.
+IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp", "gif")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+_OTHER_FORMATS = (b"BM", b"II*\0", b"MM\0*", b"\0\0\1\0", b"8BPS", b"\0\0\0\x0cjP", b"<svg", b"\xff\x0a")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A pair that can be scored, unless its image turns out not to decode.
+
+    Attributes:
+        uid: of the `.json` member, or derived from shard and key.
+        key, index: of the sample.
+        image: the undecoded bytes.
+        caption: not empty.
+    """
+
+    uid: str
+    key: str
+    index: int
+    image: bytes
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A sample that cannot be scored: `status` is one of `STATUSES`, `detail` says it for this sample."""
+
+    uid: str
+    key: str
+    index: int
+    status: str
+    detail: str
+
+
+class Undecodable(Exception):
+    """An image that cannot be used; `status` is one of `STATUSES`."""
+
+    def __init__(self, status: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.detail = status, detail
+
+
+def to_pair(sample: Sample, shard: str, caption: str, limits: Limits = Limits()) -> Pair | Refused:
+    """Take image bytes and caption out of a sample.
+
+    Args:
+        shard: name of the shard, part of the uid where the sample brings none.
+        caption: `txt`, or `json:FIELD` for a field of the `.json` member.
+    """
+    found = {extension: member.data for extension, member in sample.extensions().items()}
+    record = _record(found.get("json"), limits)
+    uid = _uid(record, shard, sample.key)
+    try:
+        if sample.problem is not None:
+            raise Undecodable(sample.problem, STATUSES[sample.problem])
+        extension = next((extension for extension in IMAGE_EXTENSIONS if extension in found), None)
+        if extension is None:
+            raise Undecodable("no_image", f"the sample has {', '.join(sorted(found))}")
+        if not found[extension]:
+            raise Undecodable("empty_image", f"the .{extension} member has no bytes")
+        if caption == "txt":
+            text = _text(found.get("txt"), limits)
+        else:
+            text = _field(found.get("json"), record, caption.removeprefix("json:"), limits)
+        return Pair(uid, sample.key, sample.index, bytes(found[extension]), text)
+    except Undecodable as refusal:
+        return Refused(uid, sample.key, sample.index, refusal.status, refusal.detail)
+
+
+def decode_image(data: bytes, limits: Limits = Limits()) -> Image:
+    """Decode the first frame of an image in its own mode; open_clip's transform converts it to RGB.
+
+    Raises:
+        Undecodable: with the status to record.
+    """
+    image = open_image(data, limits)
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Pillow raises almost anything on hostile bytes: OSError, SyntaxError, struct.error, IndexError ...
+        raise Undecodable("undecodable_image", f"{type(error).__name__}: {error}") from error
+    return image
+
+
+def open_image(data: bytes, limits: Limits = Limits()) -> Image:
+    """Read the header of an image and check format and size, without decoding it.
+
+    Raises:
+        Undecodable: with the status to record.
+    """
+    import PIL.Image
+
+    try:
+        image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+    except PIL.Image.DecompressionBombError as error:
+        raise Undecodable("too_large_image", str(error)) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        if data.startswith(_OTHER_FORMATS) or data[4:8] == b"ftyp":
+            raise Undecodable("unsupported_image", "an image, but none of JPEG, PNG, WebP and GIF") from error
+        detail = f"no image can be read from these {len(data)} bytes: {bytes(data[:8])!r}..."
+        raise Undecodable("undecodable_image", detail) from error
+    if image.width * image.height > limits.pixels:
+        raise Undecodable("too_large_image", f"{image.width} x {image.height} pixels, more than {limits.pixels}")
+    return image
+
+
+def _record(data: memoryview | None, limits: Limits) -> dict[str, Any]:
+    """The `.json` member as an object; empty when there is none or it is none."""
+    if data is None or len(data) > limits.json_bytes:
+        return {}
+    try:
+        value = json.loads(bytes(data).decode("utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _uid(record: dict[str, Any], shard: str, key: str) -> str:
+    uid = record.get("uid")
+    if isinstance(uid, str) and uid and _is_utf8(uid):
+        return uid
+    return hashlib.sha256(f"{shard}/{key}".encode()).hexdigest()[:32]
+
+
+def _text(data: memoryview | None, limits: Limits) -> str:
+    if data is None:
+        raise Undecodable("no_caption", "there is no .txt member")
+    if len(data) > limits.caption_bytes:
+        raise Undecodable("too_large_caption", f"{len(data)} bytes, more than {limits.caption_bytes}")
+    try:
+        return _not_blank(str(data, "utf-8"))
+    except UnicodeDecodeError as error:
+        raise Undecodable("non_utf8_caption", f"byte {error.start} of the caption is not UTF-8") from error
+
+
+def _field(data: memoryview | None, record: dict[str, Any], field: str, limits: Limits) -> str:
+    if data is None:
+        raise Undecodable("no_caption", "there is no .json member")
+    if len(data) > limits.json_bytes:
+        raise Undecodable("too_large_caption", f"the .json member has {len(data)} bytes, more than {limits.json_bytes}")
+    if not record:
+        try:
+            str(data, "utf-8")
+        except UnicodeDecodeError as error:
+            raise Undecodable("non_utf8_caption", f"byte {error.start} of the .json member is not UTF-8") from error
+        raise Undecodable("no_caption", "the .json member is not a JSON object with fields")
+    value = record.get(field)
+    if not isinstance(value, str):
+        raise Undecodable("no_caption", f"the field {field!r} of the .json member is {type(value).__name__}, not text")
+    if not _is_utf8(value):
+        raise Undecodable("non_utf8_caption", f"the field {field!r} holds half of a surrogate pair")
+    if len(value.encode()) > limits.caption_bytes:
+        raise Undecodable("too_large_caption", f"{len(value.encode())} bytes, more than {limits.caption_bytes}")
+    return _not_blank(value)
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise Undecodable("no_caption", "the caption is empty")
+    return text
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether text can be written to a table: JSON admits single surrogates, UTF-8 does not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

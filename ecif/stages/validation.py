@@ -1,0 +1,156 @@
+"""The validation loss and its gradient: what 'better' means for the influence of a pair.
+
+`contrastive` is the mean over the validation pairs of Pos_i / 2, in seeded, balanced batches of B.
+`prompts:FILE` is the mean zero-shot cross-entropy of the pairs' classes over class prompts. FILE is JSON,
+{"label": "FIELD", "classes": {"cat": ["a photo of a cat."], ...}}, and FIELD is the field of a pair's .json member
+that holds its class.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ecif import contrastive
+from ecif.curvature import Cotangents, through_logits
+from ecif.errors import InputError, UsageError
+from ecif.progress import Progress, Silent
+from ecif.segmentation import segment
+from ecif.settings import ScoreSettings
+from ecif.sources import Found
+from ecif.stages.batches import Batch, add, embed, load_batch, pull_back
+from ecif.stages.engine import Engine
+from ecif.stages.reading import read_pairs
+from ecif.stages.spool import spool
+from ecif.storage import Storage
+from ecif.towers import SCALE, differentiable_attention
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Validation loss at theta_0 and its gradient by parameter name.
+
+    Attributes:
+        pairs: used ones. refused: others, by status. loss: L_val. digests: (n, 16) uint8, of the images.
+    """
+
+    gradient: dict[str, Tensor]
+    loss: float
+    pairs: int
+    refused: dict[str, int]
+    digests: Tensor
+
+    @property
+    def gradient_norm(self) -> float:
+        """|grad L_val|."""
+        return sum(float(part.double().square().sum()) for part in self.gradient.values()) ** 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPrompts:
+    """Zero-shot classes: the field that holds a pair's class, and the prompts of each class."""
+
+    label: str
+    classes: dict[str, list[str]]
+
+
+def load_validation(
+    tars: Sequence[Found],
+    settings: ScoreSettings,
+    storage: Storage,
+    engine: Engine,
+    progress: Progress = Silent(),
+) -> Validation:
+    """Read the trusted pairs and differentiate the validation loss.
+
+    Raises:
+        UsageError: fewer than two pairs can be used. InputError: a tar or the prompts file is bad.
+    """
+    prompts = _prompts(settings, storage)
+    caption = f"json:{prompts.label}" if prompts else settings.caption
+    with spool() as samples:
+        for found in tars:
+            # The tar's place keeps equal keys of several tars apart.
+            samples.add(read_pairs(found.url, found.name, storage, caption, engine.limits), f"{found.name}/")
+        segmentation = segment(samples.keys, settings.batch_size, settings.seed, 0)
+        loss, pairs, total = 0.0, 0, {name: torch.zeros_like(p) for name, p in engine.towers.parameters.items()}
+        progress.stage("validation", len(samples), "pairs")
+        for rows in segmentation.batches:
+            batch = load_batch(engine, samples, rows.tolist())
+            if batch.size >= (1 if prompts else 2):
+                term, gradient = _zero_shot(engine, batch, prompts) if prompts else _contrastive(engine, batch)
+                loss, pairs, total = loss + term, pairs + batch.size, add(total, gradient)
+            progress.advance(len(rows))
+        progress.end()
+        refused = Counter(sample.status for sample in samples.refused)
+        digests = torch.from_numpy(np.frombuffer(b"".join(samples.digests), np.uint8).reshape(-1, 16).copy())
+    if pairs < 2:
+        reasons = ", ".join(f"{count} {status}" for status, count in sorted(refused.items())) or "they are empty"
+        raise UsageError(f"--validation: {pairs} pairs of the validation tars can be used; two are needed ({reasons})")
+    gradient = {name: part / pairs for name, part in total.items()}
+    return Validation(gradient, loss / pairs, pairs, dict(sorted(refused.items())), digests)
+
+
+def _contrastive(engine: Engine, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+    """Sum of Pos_i / 2 over a batch, and its gradient."""
+    u_BD, v_BD = embed(engine, batch)
+    s_BB = contrastive.logits(u_BD, v_BD, engine.towers.scale).requires_grad_()
+    loss = contrastive.batch_loss(s_BB) / 2
+    (h_BB,) = torch.autograd.grad(loss, s_BB)
+    (gradient,) = pull_back(engine, batch, [through_logits(h_BB, u_BD, v_BD, engine.towers.scale)])
+    return float(loss.detach()), gradient
+
+
+def _zero_shot(engine: Engine, batch: Batch, prompts: ClassPrompts) -> tuple[float, dict[str, Tensor]]:
+    """Sum over a batch of the cross-entropy of its classes, and its gradient.
+
+    A class is the unit-norm mean of its prompts' embeddings, as open_clip builds its zero-shot classifier.
+    """
+    towers = engine.towers
+    names = list(prompts.classes)
+    number = {name: n for n, name in enumerate(names)}
+    if unknown := sorted(set(batch.captions) - set(names)):
+        raise UsageError(f"--objective: no prompts for the class {unknown[0]!r} of a validation pair")
+    targets = torch.tensor([number[label] for label in batch.captions], device=towers.device)
+    state = towers.text_stem([text for texts in prompts.classes.values() for text in texts])
+    sizes = [len(texts) for texts in prompts.classes.values()]
+    values = {name: p.clone().requires_grad_() for name, p in towers.parameters.items()}
+    with differentiable_attention(), torch.enable_grad():
+        texts = towers.embed_texts(values, state).split(sizes)
+        classes = torch.nn.functional.normalize(torch.stack([part.mean(0) for part in texts]), dim=-1)
+        scale = values[SCALE].exp() if SCALE in values else towers.scale
+        with torch.no_grad():
+            u = torch.cat([towers.embed_images(towers.parameters, image) for image, _ in batch.states])
+        u_BD = u.requires_grad_()
+        loss = torch.nn.functional.cross_entropy(contrastive.logits(u_BD, classes, scale), targets, reduction="sum")
+        u_gradient, *rest = torch.autograd.grad(loss, [u_BD, *values.values()], allow_unused=True)
+    direct = {
+        name: torch.zeros_like(p) if part is None else part
+        for (name, p), part in zip(values.items(), rest, strict=True)
+    }
+    zero = torch.zeros((), dtype=u.dtype, device=u.device)
+    # The captions of the batch are class names here: only the images' share is pulled back through it.
+    none = torch.zeros_like(u_gradient)
+    (through_images,) = pull_back(engine, batch, [Cotangents(u_gradient, none, zero)])
+    return float(loss.detach()), add(direct, through_images)
+
+
+def _prompts(settings: ScoreSettings, storage: Storage) -> ClassPrompts | None:
+    kind, _, url = settings.objective.partition(":")
+    if kind == "contrastive":
+        return None
+    try:
+        loaded = json.loads(storage.read_bytes(url))
+        prompts = ClassPrompts(loaded["label"], loaded["classes"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError('is not a prompts file: {"label": FIELD, "classes": {NAME: [PROMPT, ...]}}', url=url) from error
+    well_formed = isinstance(prompts.label, str) and isinstance(prompts.classes, dict) and len(prompts.classes) > 1
+    if not well_formed or not all(isinstance(texts, list) and texts for texts in prompts.classes.values()):
+        raise InputError("needs a label field and at least two classes with prompts each", url=url)
+    return prompts

@@ -1,0 +1,93 @@
+"""The whole way of the data as one flow: inventory, fit, score, select, write, report, index.
+
+Every stage begins by listing what is there and does only the rest, so a run that was killed goes on where it was,
+also with an empty Prefect database. A shard that fails is set aside with its reason and tried again by the next run;
+the others go on. Without a policy the flow scores, reports and stops.
+
+The parent holds names, URLs and counts, a few hundred bytes for each shard, and no data.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, cast
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from ecif.progress import Progress
+from ecif.run import open_run
+from ecif.settings import Settings, saved
+from flows import artifacts, engine
+from flows.environment import LOGGING_CHOSEN
+from flows.outcome import Outcome
+from flows.parameters import PublicSettings
+from tasks import ambient
+
+
+def run_clean(sources: Sequence[str], settings: Settings, progress: Progress) -> Outcome:
+    """Run the flow `clean` for the command line: on an embedded engine unless a Prefect API is configured.
+
+    Raises:
+        EcifError: nothing could be done. Shards that failed are in the outcome instead.
+    """
+    # The runs' logs go to Prefect's API all the same; the terminal shows `progress`, and an error once.
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).propagate = LOGGING_CHOSEN
+    with (
+        ambient.during(ambient.Ambient(progress, ambient.private(settings))),
+        # A wrong request is refused while the engine starts, and before it is a run in anybody's database.
+        engine.running(meanwhile=lambda: _prepare(sources, settings)),
+    ):
+        state = cast(State[dict[str, Any]], clean(list(sources), saved(settings), return_state=True))
+        return Outcome(**state.result())
+
+
+def _prepare(sources: Sequence[str], settings: Settings) -> None:
+    open_run(sources, settings)
+    # What the stages need, torch above all, takes seconds to import: they pass while the engine starts.
+    import flows.stages  # noqa: F401
+
+
+@flow(name="clean", description="Score a corpus of image-text pairs, and write it again without the harmful ones.")
+def clean(sources: list[str], settings: PublicSettings, prefix: str | None = None) -> Any:
+    """Clean a corpus.
+
+    Args:
+        sources: tars, brace ranges, globs, directories or lists of URLs.
+        settings: those of `ecif clean` by name (`batch_size: 512`); `out`, `model`, `pretrained` and `validation`
+            are needed. Credentials are not among them: they come from the environment.
+        prefix: work only on the shards under this URL, as an event about arrivals names it. It selects among the
+            sources and cannot add to them.
+
+    Returns:
+        the fields of `flows.outcome.Outcome`.
+    """
+    # A deployment has no caller that made it; the tasks must share one all the same.
+    with ambient.during(ambient.current()) as here:
+        outcome = _clean(sources, here.settings(settings), prefix, here.progress)
+    get_run_logger().info(outcome.headline())
+    if not outcome.failed:
+        return outcome.to_json()
+    message = f"{len(outcome.failed)} shards failed and were set aside"
+    return Completed(name="ShardsFailed", message=message, data=outcome.to_json())
+
+
+def _clean(sources: list[str], settings: Settings, prefix: str | None, progress: Progress) -> Outcome:
+    from flows.stages import Stages
+
+    stages = Stages(sources, settings, prefix, progress)
+    decision = stages.standing_decision()
+    if stages.fit():
+        stages.score()
+        decision = stages.decide() or decision
+        if settings.has_policy and decision is not None:
+            stages.write()
+            stages.index()
+        stages.report(decision)
+    worst = artifacts.Worst()
+    outcome = stages.outcome(decision, worst)
+    artifacts.publish(outcome, worst)
+    return outcome

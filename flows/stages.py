@@ -1,0 +1,252 @@
+"""The stages of `clean`: each does what it does not find done yet, and notes the shards that failed on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from prefect import Task
+
+from ecif import keys, manifest
+from ecif.errors import ConflictError
+from ecif.inventory import Shard
+from ecif.progress import Progress
+from ecif.report import build_report
+from ecif.run import open_run
+from ecif.selection import Decision
+from ecif.settings import Settings
+from ecif.stages import fit, score
+from ecif.stages.plan import load_decision, mark_applied, plan
+from ecif.storage import is_inside
+from flows import artifacts
+from flows.counts import counts
+from flows.fanout import Fanned, fan_out
+from flows.outcome import Outcome
+from tasks.groups import Job
+from tasks.stages import Result, fit_group, reduce_fit, score_group, write_group
+
+
+class Stages:
+    """One run of the flow.
+
+    Attributes:
+        shards: all of the inventory, or those under `prefix`.
+        failed: what `Outcome.failed` holds, by shard.
+        seconds: by stage.
+    """
+
+    def __init__(self, sources: Sequence[str], settings: Settings, prefix: str | None, progress: Progress) -> None:
+        """Take the inventory; raises what `ecif.run.open_run` raises."""
+        self.settings, self.progress = settings, progress
+        self.failed: dict[str, dict[str, Any]] = {}
+        self.seconds: dict[str, float] = {}
+        self.overlap = 0
+        with self._stage("inventory"):
+            self.run = open_run(sources, settings)
+            self.job = Job.of(self.run)
+            known, missing = self.run.inventory.shards, self.run.inventory.missing
+            self.shards = known
+            if prefix is not None:
+                self.shards = tuple(shard for shard in known if is_inside(shard.url, prefix))
+                progress.note(f"{len(self.shards):,} of {len(known):,} shards are under {prefix}")
+            if missing:
+                progress.note(f"{len(missing):,} shards of the ranges do not exist, the first is {missing[0]}")
+
+    def fit(self) -> bool:
+        """Map and reduce; whether there is a direction now."""
+        with self._stage("fit") as finished:
+            if fit.is_done(self.run):
+                return True
+            sample = fit.freeze_sample(self.run)
+            todo = fit.todo(self.run, sample)
+            self._fan(
+                "fit",
+                fit_group,
+                todo,
+                unit="shards",
+                total=len(todo),
+                outputs=lambda: set(sample.shards) - {shard.name for shard in fit.todo(self.run, sample)},
+                finished=lambda share: finished(0.9 * share),
+            )
+            if self.failed:
+                self.progress.note("the fit waits for the shards that failed: its sample is frozen")
+                return False
+            reduce_fit(self.job, [shard for shard in self.run.inventory.shards if shard.name in set(sample.shards)])
+            return True
+
+    def score(self) -> None:
+        """Score tables of all shards."""
+        with self._stage("score") as finished:
+            done = score.done(self.run)
+            todo = [shard for shard in self.shards if shard.name not in done]
+            fanned = self._fan(
+                "score",
+                score_group,
+                todo,
+                unit="pairs",
+                total=sum(shard.samples or 0 for shard in todo),
+                outputs=lambda: score.done(self.run),
+                finished=finished,
+            )
+            self.overlap = sum(item["overlap"] for item in fanned.done)
+            if self.overlap:
+                self.progress.note(
+                    f"{self.overlap:,} of the pairs scored now have an image of the validation set: their influence "
+                    "is biased; keep validation pairs out of the corpus"
+                )
+
+    def decide(self) -> Decision | None:
+        """The frozen cut, bound to this output; None when it cannot be made yet or nothing was asked for."""
+        run, layout, storage = self.run, self.run.layout, self.run.storage
+        if not self.settings.has_policy:
+            return None
+        with self._stage("plan"):
+            if not storage.exists(layout.decision(self._decision_key())):
+                # The cut holds for good, so it is not made from a part of the corpus that is only late.
+                if any(item["passing"] for item in self.failed.values()):
+                    self.progress.note(
+                        "the cut holds for good, so it waits for shards whose data are not to blame: run the same "
+                        f"command again, or decide without them: ecif plan {run.layout.root} --without NAME ..."
+                    )
+                    return None
+                if len(self.shards) < len(run.inventory.shards):
+                    self.progress.note("the cut waits for a run over the whole corpus: this one has a prefix")
+                    return None
+            decision = plan(layout, storage, self.settings, run.score_key, set_aside=set(self.failed))
+            mark_applied(layout, storage, decision)
+            self.job = replace(self.job, decision_key=decision.key)
+            return decision
+
+    def write(self) -> None:
+        """Cleaned shards, ledgers and manifests of all scored shards; then the loaders' index."""
+        run = self.run
+        with self._stage("write") as finished:
+            ready = score.done(run) - manifest.done(run.layout, run.storage)
+            todo = [shard for shard in self.shards if shard.name in ready]
+            self._fan(
+                "write",
+                write_group,
+                todo,
+                unit="pairs",
+                total=sum(shard.samples or 0 for shard in todo),
+                outputs=lambda: manifest.done(run.layout, run.storage),
+                finished=finished,
+                workers=self.settings.max_groups,
+            )
+
+    def index(self) -> None:
+        """What training loaders ask for."""
+        with self._stage("index"):
+            manifest.build_index(self.run.layout, self.run.storage)
+
+    def report(self, decision: Decision | None) -> None:
+        """The report, from all that is there."""
+        run = self.run
+        with self._stage("report"):
+            reasons = {name: item["reason"] for name, item in self.failed.items()}
+            page = build_report(
+                run.layout, run.storage, run.inventory, decision, run.score_key, failed=reasons, progress=self.progress
+            )
+            run.storage.publish(run.layout.report(), page, replace=True)
+
+    def standing_decision(self) -> Decision | None:
+        """The decision that the output holds already, if it cuts these scores.
+
+        Raises:
+            ConflictError: this run has a policy, and the output holds the decision of another.
+        """
+        layout, storage = self.run.layout, self.run.storage
+        if not storage.exists(layout.applied()):
+            return None
+        decision = load_decision(layout, storage)
+        if self.settings.has_policy and decision.key != self._decision_key():
+            raise ConflictError(
+                f"this output holds the decision {decision.key}, made with other settings; choose a new --out",
+                url=layout.applied(),
+            )
+        return decision if decision.score_key == self.run.score_key else None
+
+    def outcome(self, decision: Decision | None, worst: artifacts.Worst) -> Outcome:
+        """Count what is there; the rows of single shards go to `worst`."""
+        run = self.run
+        scored = score.done(run)
+        written = manifest.done(run.layout, run.storage) if decision else set()
+        statuses: dict[str, int] = {}
+        kept = dropped = quarantined = unscored = 0
+        for item in counts(run, self.shards, scored, written):
+            for status, count in item.statuses.items():
+                statuses[status] = statuses.get(status, 0) + count
+            unscored += item.unscored
+            kept, dropped = kept + (item.kept or 0), dropped + (item.dropped or 0)
+            quarantined += item.quarantined or 0
+            worst.add(artifacts.row(item), item.lost, item.samples)
+        names = {shard.name for shard in self.shards}
+        return Outcome(
+            out=run.layout.root,
+            shards=len(self.shards),
+            pairs=sum(shard.samples or 0 for shard in self.shards),
+            scored=len(scored & names),
+            written=len(written & names),
+            kept=kept,
+            dropped=dropped,
+            quarantined=quarantined,
+            unscored=unscored,
+            overlap=self.overlap,
+            statuses=dict(sorted(statuses.items())),
+            failed=[self.failed[name] for name in sorted(self.failed)],
+            missing=len(run.inventory.missing),
+            score_key=run.score_key,
+            decision_key=decision.key if decision else None,
+            report=run.layout.report() if run.storage.exists(run.layout.report()) else None,
+            seconds={stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
+        )
+
+    def _decision_key(self) -> str:
+        return keys.decision_key(self.run.score_key, self.settings)
+
+    def _fan(
+        self,
+        stage: str,
+        group_task: Task[..., Result],
+        todo: Sequence[Shard],
+        *,
+        unit: str,
+        total: int,
+        outputs: Callable[[], AbstractSet[str]],
+        finished: Callable[[float], None],
+        workers: int = 1,
+    ) -> Fanned:
+        if not todo:
+            return Fanned((), ())
+        self.progress.stage(stage, total, unit)
+        try:
+            fanned = fan_out(
+                group_task,
+                self.job,
+                todo,
+                outputs=outputs,
+                size=self.settings.group_size,
+                workers=workers,
+                advanced=lambda through: finished(through / len(todo)),
+            )
+        finally:
+            self.progress.end()
+        for item in fanned.failed:
+            self.progress.note(f"set aside: {item['reason']}")
+            self.failed[item["shard"]] = {"stage": stage, **item}
+        return fanned
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[Callable[[float], None]]:
+        """Time a stage and show it as a progress artifact; yields a function that takes the share that is done."""
+        started = time.monotonic()
+        finished = artifacts.stage_bar(name)
+        try:
+            yield finished
+            finished(1.0)
+        finally:
+            self.seconds[name] = time.monotonic() - started

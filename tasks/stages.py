@@ -1,0 +1,163 @@
+"""The tasks: each takes a group of shards through one stage and returns names and small numbers.
+
+Arrays and tables travel through storage only. A task works on whatever outputs are there: those of an earlier
+attempt stand, so a retry and a rerun cost only what is missing. Storage that fails is tried again, with growing and
+jittered delays; everything else would fail the same way again and is not. The last attempt sets the shards aside
+that still fail.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypedDict, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.tasks import exponential_backoff
+
+from ecif.errors import StorageError
+from ecif.inventory import Shard
+from ecif.stages import loop
+from tasks import ambient
+from tasks.device import engine_for, exclusive
+from tasks.groups import Group, Job, cache_key
+
+RETRIES = 3
+FIRST_DELAY_SECONDS = 5.0
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Aside(TypedDict):
+    """A shard that failed. `passing`: another run may succeed, because the data are not to blame."""
+
+    shard: str
+    reason: str
+    passing: bool
+
+
+class Result(TypedDict):
+    """What a group returns: JSON, because Prefect keeps it."""
+
+    done: list[dict[str, Any]]
+    failed: list[Aside]
+
+
+def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    return isinstance(state.result(raise_on_failure=False), StorageError)
+
+
+def stage_task(name: str) -> Callable[[Callable[P, Result]], Task[P, Result]]:
+    """The options that all group tasks share. The version in the cache key replaces a hash of the source."""
+    return task(
+        name=name,
+        task_run_name=name + " {group.name}",
+        cache_key_fn=lambda context, parameters: cache_key(name, parameters["job"], parameters["group"]),
+        persist_result=True,
+        result_serializer="json",
+        retries=RETRIES,
+        retry_delay_seconds=exponential_backoff(FIRST_DELAY_SECONDS),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=_worth_retrying,
+    )
+
+
+@stage_task("fit")
+def fit_group(job: Job, group: Group) -> Result:
+    """Map of the fit: one partial sum per shard."""
+    from ecif.stages import fit
+
+    run = job.run(group.shards)
+
+    def work(shard: Shard) -> dict[str, Any]:
+        fit.map_shard(run, engine, shard)
+        progress.advance()
+        return {"shard": shard.name}
+
+    progress = ambient.current().progress
+    with exclusive(run.settings.device):
+        engine = engine_for(run)
+        return through(group.shards, work)
+
+
+@stage_task("score")
+def score_group(job: Job, group: Group) -> Result:
+    """One table of scores per shard."""
+    from ecif.stages import score
+
+    run = job.run(group.shards)
+
+    def work(shard: Shard) -> dict[str, Any]:
+        summary = score.score_shard(run, engine, shard, direction, progress)
+        return {"shard": shard.name, "samples": summary.samples, "overlap": summary.overlap}
+
+    progress = ambient.current().progress
+    with exclusive(run.settings.device):
+        engine = engine_for(run)
+        direction = score.load_direction(run, engine)
+        return through(group.shards, work)
+
+
+@stage_task("write")
+def write_group(job: Job, group: Group) -> Result:
+    """The cleaned shards, each with ledger and manifest."""
+    from ecif.stages.apply import apply_shard
+    from ecif.stages.plan import load_decision
+
+    run = job.run(group.shards)
+    decision = load_decision(run.layout, run.storage, job.decision_key)
+    progress = ambient.current().progress
+
+    with tempfile.TemporaryDirectory(prefix="ecif-") as scratch:
+
+        def work(shard: Shard) -> dict[str, Any]:
+            manifest = apply_shard(shard, decision, run.layout, run.storage, Path(scratch))
+            progress.advance(manifest.samples)
+            return {"shard": shard.name, "samples": manifest.samples, "dropped": manifest.dropped}
+
+        return through(group.shards, work)
+
+
+@task(
+    name="reduce",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=exponential_backoff(FIRST_DELAY_SECONDS),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_worth_retrying,
+)
+def reduce_fit(job: Job, shards: Sequence[Shard]) -> None:
+    """Reduce of the fit: from the partial sums to the direction, which is written to the output."""
+    from ecif.stages import fit
+
+    run = job.run(shards)
+    with exclusive(run.settings.device):
+        fit.reduce(run, engine_for(run), ambient.current().progress)
+
+
+def through(shards: Sequence[Shard], work: Callable[[Shard], dict[str, Any]]) -> Result:
+    """Loop over the shards; failed storage ends an attempt unless it is the last.
+
+    Raises:
+        StorageError: for Prefect to try the task again.
+    """
+    here = ambient.current()
+    worked = loop.over(shards, work, here.progress, here.stop)
+    storage = [failure for failure in worked.failed if isinstance(failure.error, StorageError)]
+    if storage and not here.stop.is_set() and not _last_attempt():
+        here.progress.note(f"storage failed for {len(storage)} shards, trying again soon: {storage[0].reason}")
+        raise storage[0].error
+    return {
+        "done": list(worked.results),
+        "failed": [{"shard": f.shard, "reason": f.reason, "passing": f.passing} for f in worked.failed],
+    }
+
+
+def _last_attempt() -> bool:
+    context = TaskRunContext.get()
+    return context is None or context.task_run.run_count > context.task.retries

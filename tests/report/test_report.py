@@ -1,0 +1,441 @@
+"""The page as a browser gets it: whole, self-contained, safe, and saying what is on disk."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from html.parser import HTMLParser
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from ecif import inventory, keys, manifest
+from ecif.errors import InputError
+from ecif.inventory import Inventory
+from ecif.layout import Layout
+from ecif.manifest import Manifest
+from ecif.progress import Silent
+from ecif.report import build_report
+from ecif.report.gather import gather
+from ecif.selection import Decision, choose, dropped_mask
+from ecif.settings import PolicySettings, Settings, saved
+from ecif.shards.decode import STATUSES
+from ecif.sources import expand
+from ecif.storage import FileInfo, Storage
+from tests.conftest import MakeTar
+
+SCORES, FIT = "0123456789ab", "ba9876543210"
+VOID = {"meta", "img", "br", "line", "path"}
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror="alert(2)">',
+    "{{ 7 * 7 }} {% raw %}",
+    "كلب يركض على الشاطئ",
+    "\u202ereversed",
+    "a\x00b\x07c",
+    "</p></li></ol>&amp;",
+    "word " * 2_000,
+]
+
+
+class Page(HTMLParser):
+    """The page taken apart: elements with their attributes, and the text of each kind of element."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[tuple[str, ...], str]] = []
+        self._open: list[str] = []
+        self.feed(page.decode("utf-8"))
+        self.close()
+        assert self._open == [], f"never closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open, f"</{tag}> closes nothing"
+        assert self._open[-1] == tag, f"</{tag}> closes <{self._open[-1]}>"
+        self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append((tuple(self._open), " ".join(data.split())))
+
+    def text(self, tag: str | None = None) -> str:
+        """All text, or that inside the elements of a kind."""
+        return " ".join(text for path, text in self.texts if "style" not in path and (tag is None or tag in path))
+
+    def rows(self) -> dict[str, str]:
+        """First cell -> the others, of all table rows."""
+        found: dict[str, str] = {}
+        last = ""
+        for path, text in self.texts:
+            if "th" in path and "tbody" in path:
+                last = text
+                found[last] = ""
+            elif "td" in path:
+                found[last] = f"{found[last]} {text}".strip()
+        return found
+
+
+def picture(index: int, width: int = 200, height: int = 100) -> bytes:
+    target = io.BytesIO()
+    Image.new("RGB", (width, height), (index * 20 % 256, 90, 120)).save(target, "JPEG")
+    return target.getvalue()
+
+
+@dataclass
+class Corpus:
+    """Input tars with pictures, and an output with their scores."""
+
+    folder: Path
+    make_tar: MakeTar
+    storage: Storage = field(default_factory=Storage)
+    frames: dict[str, pl.DataFrame] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(str(self.folder / "out"))
+
+    def add(
+        self,
+        name: str,
+        scores: list[float | None],
+        captions: list[str] | None = None,
+        images: list[bytes] | None = None,
+        statuses: list[str] | None = None,
+        scored: bool = True,
+    ) -> None:
+        """A shard; a score of None is a pair without one."""
+        n = len(scores)
+        captions = captions or [f"caption {name}-{i}" for i in range(n)]
+        images = images or [picture(i) for i in range(n)]
+        members = []
+        for i in range(n):
+            members += [(f"{name}{i:04d}.jpg", images[i]), (f"{name}{i:04d}.txt", captions[i].encode())]
+        path = self.folder / "in" / f"{name}.tar"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(self.make_tar(members))
+        if not scored:
+            return
+        values = pl.Series(scores, dtype=pl.Float32)
+        self.frames[name] = pl.DataFrame(
+            {
+                "uid": pl.Series([f"{name}{i:04d}" for i in range(n)], dtype=pl.String),
+                "key": pl.Series([f"{name}{i:04d}" for i in range(n)], dtype=pl.String),
+                "shard": pl.Series([name] * n, dtype=pl.String),
+                "index": pl.Series(range(n), dtype=pl.UInt32),
+                "status": pl.Series(statuses or ["no_caption" if s is None else "ok" for s in scores], dtype=pl.String),
+                "clip_score": -values,
+                "neg_clip_loss": values * 2,
+                "positive_influence": values,
+                "negative_influence": values * 0,
+                "influence": values,
+            }
+        )
+        target = io.BytesIO()
+        self.frames[name].write_parquet(target)
+        self.storage.publish(self.layout.scores(SCORES, name), target.getvalue())
+
+    def inventory(self) -> Inventory:
+        meta = {
+            "settings": saved(Settings(model="ViT-B-32", batch_size=512)),
+            "fit_key": FIT,
+            "versions": {"torch": "9.8.7"},
+        }
+        self.storage.publish_json(self.layout.score_meta(SCORES), meta)
+        self.storage.publish_json(self.layout.fit_meta(FIT), {"N_fit": 4321, "coverage": {"x": 1}})
+        return inventory.take(expand([str(self.folder / "in")], self.storage), self.layout, self.storage, {})
+
+    def decide(self, **policy: object) -> Decision:
+        given = PolicySettings(**policy)  # type: ignore[arg-type]
+        scores = {name: self.layout.scores(SCORES, name) for name in self.frames}
+        key = keys.decision_key(SCORES, given)
+        return choose(self.storage, scores, given, key=key, score_key=SCORES, fit_key=FIT)
+
+    def write(self, decision: Decision, *names: str) -> None:
+        """Manifests as `apply` leaves them."""
+        for name in names:
+            frame = self.frames[name]
+            unscored = int((frame["status"] != "ok").sum())
+            dropped = int(dropped_mask(frame, decision).sum()) + (unscored if decision.unscored == "drop" else 0)
+            quarantined = unscored if decision.unscored == "quarantine" else 0
+            kept = frame.height - dropped - quarantined
+            source = FileInfo("in.tar", 1, "e")
+            counts = (frame.height, kept, dropped, quarantined, unscored)
+            entry = Manifest(name, source, *counts, {}, {}, FIT, SCORES, decision.key, 1)
+            manifest.write(entry, self.layout, self.storage)
+
+    def page(self, decision: Decision | None = None, failed: Mapping[str, str] = MappingProxyType({})) -> Page:
+        return Page(build_report(self.layout, self.storage, self.inventory(), decision, SCORES, failed=failed))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, make_tar: MakeTar) -> Corpus:
+    return Corpus(tmp_path, make_tar)
+
+
+def test_a_finished_run(corpus: Corpus) -> None:
+    corpus.add("00", [float(i) for i in range(-10, 50)])
+    corpus.add("01", [float(i) for i in range(-5, 45)] + [None] * 10)
+    decision = corpus.decide(drop=Decimal("0.1"), unscored="quarantine")
+    corpus.write(decision, "00", "01")
+    page = corpus.page(decision)
+    text = page.text()
+
+    assert page.text("h1") == "11 of 120 pairs dropped, 99 kept"
+    assert "Pairs read 120 in 2 shards Kept 99 82.5 % Dropped 11 9.2 %, 10 % of the scored" in text
+    assert "Quarantined 10 8.3 % Without a score 10 8.3 %, quarantined Shards written 2 of 2" in text
+    assert "predicted change of the validation loss when the pair is removed" in text
+    assert "Negative: removal helps" in text
+    assert "No shard failed or is missing." in text
+    rows = page.rows()
+    assert rows["ok"] == f"110 {STATUSES['ok']} 99 kept, 11 dropped"
+    assert rows["no_caption"] == f"10 {STATUSES['no_caption']} quarantined"
+    assert rows["--drop"] == "0.1"
+    assert rows["--batch-size"].startswith("512 ")
+    assert rows["torch"] == "9.8.7"
+    assert rows["N_fit"] == "4321"
+    assert rows["key of the decision"] == decision.key
+    assert rows["00"] == "8 60 13.3 %"
+    assert rows["01"] == "3 50 6 %"
+
+
+def test_it_stands_alone_and_runs_nothing(corpus: Corpus) -> None:
+    corpus.add("00", [0.1 * i for i in range(len(HOSTILE))], HOSTILE)
+    page = corpus.page()
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.elements}
+    for tag, attributes in page.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in {"href", "src", "action", "xlink:href"}:
+                assert value is not None
+                assert value.startswith(("#", "data:image/")), value
+    assert "@import" not in page.text("style")
+    policies = [a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_hostile_captions_come_out_as_text(corpus: Corpus) -> None:
+    corpus.add("00", [0.1 * i for i in range(len(HOSTILE))], HOSTILE)
+    page = corpus.page()
+    text = page.text("li")
+    for caption in HOSTILE[:5]:
+        assert " ".join(caption.split()) in text
+    assert "a\ufffdb\ufffdc" in text
+    assert "</p></li></ol>&amp;" in text
+    assert "[9,760 more characters]" in text
+    captions = [
+        attributes for tag, attributes in page.elements if tag == "p" and "words" in (attributes.get("class") or "")
+    ]
+    assert len(captions) == len(HOSTILE)
+    assert all(attributes["dir"] == "auto" for attributes in captions)
+
+
+def test_the_gallery_shows_both_ends_in_order_with_pictures(corpus: Corpus) -> None:
+    corpus.add("00", [float(i) for i in range(100)])
+    corpus.add("01", [float(i) - 0.5 for i in range(100)])
+    decision = corpus.decide(drop_count=3)
+    page = corpus.page(decision)
+    expected = [f"caption {'10'[i % 2]:0>2}-{(i) // 2}" for i in range(24)]
+    shown = [text for path, text in page.texts if path[-2:] == ("li", "p")]
+    assert shown[:24] == expected
+    assert shown[24:26] == ["caption 00-99", "caption 01-99"]
+    assert len(shown) == 48
+    badges = [text for path, text in page.texts if path[-1] == "span" and text in ("dropped", "kept")]
+    assert badges == ["dropped"] * 3 + ["kept"] * 45
+    pictures = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert len(pictures) == 48
+    assert pictures[0]["alt"] == "Image of pair 010000, 200 by 100 pixels"
+    for attributes in pictures:
+        head, _, data = (attributes["src"] or "").partition(",")
+        assert head == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            assert image.size == (160, 80)
+
+
+def test_small_pictures_are_kept_exactly(corpus: Corpus) -> None:
+    target = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 4), dtype=np.uint8)
+    Image.fromarray(pixels, "RGBA").save(target, "PNG")
+    corpus.add("00", [1.0], images=[target.getvalue()])
+    (attributes,) = (attributes for tag, attributes in corpus.page().elements if tag == "img")
+    head, _, data = (attributes["src"] or "").partition(",")
+    assert head == "data:image/png;base64"
+    assert attributes["class"] == "tiny"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert np.array_equal(np.asarray(image), pixels[..., :3])
+
+
+def test_a_small_corpus_is_split_in_the_middle(corpus: Corpus) -> None:
+    corpus.add("00", [3.0, 1.0, 2.0])
+    shown = [text for path, text in corpus.page().texts if path[-2:] == ("li", "p")]
+    assert shown == ["caption 00-1", "caption 00-2", "caption 00-0"]
+
+
+def test_before_any_decision(corpus: Corpus) -> None:
+    corpus.add("00", [1.0, -1.0, None])
+    page = corpus.page()
+    assert page.text("h1") == "2 of 3 pairs scored, nothing decided yet"
+    assert "To decide, run ecif plan" in page.text()
+    assert page.rows()["no_caption"].endswith("to be decided")
+    assert "dropped" not in page.text("li")
+    assert not any(attributes.get("class") == "cut" for _, attributes in page.elements)
+
+
+def test_an_empty_corpus(corpus: Corpus) -> None:
+    corpus.add("00", [])
+    page = corpus.page()
+    assert page.text("h1") == "No pairs were found"
+    assert "No pair has a score" in page.text()
+    assert not {"svg", "img"} & {tag for tag, _ in page.elements}
+    decision = corpus.decide(drop=Decimal(1))
+    corpus.write(decision, "00")
+    assert corpus.page(decision).text("h1") == "No pairs were found"
+
+
+def test_nothing_could_be_scored(corpus: Corpus) -> None:
+    corpus.add("00", [None, None])
+    decision = corpus.decide(drop=Decimal("0.5"))
+    corpus.write(decision, "00")
+    page = corpus.page(decision)
+    assert page.text("h1") == "All 2 pairs kept"
+    assert page.rows()["no_caption"] == f"2 {STATUSES['no_caption']} kept"
+
+
+def test_shards_that_failed_are_listed_with_their_reasons(corpus: Corpus) -> None:
+    corpus.add("00", [1.0, 2.0])
+    corpus.add("01", [1.0], scored=False)
+    corpus.add("02", [1.0], scored=False)
+    corpus.add("03", [1.0])
+    decision = corpus.decide(drop_count=1)
+    corpus.write(decision, "00")
+    reason = "in/01.tar, member 'a.jpg', offset 512: cut <short>"
+    page = corpus.page(decision, failed={"01": reason})
+    rows = page.rows()
+    assert rows["01"] == reason
+    assert rows["02"] == "no scores: scoring failed or has not run"
+    assert rows["03"] == "scored, but not written yet"
+    assert "2 of 4 shards have no scores" in page.text()
+    assert "1 of 2 scored shards are written so far" in page.text()
+    assert page.text("h1") == "1 of 3 pairs to drop, 2 to keep"
+
+
+def test_gaps_of_ranges_are_listed(corpus: Corpus) -> None:
+    corpus.add("00", [1.0])
+    corpus.add("02", [1.0])
+    source = str(corpus.folder / "in" / "{00..02}.tar")
+    inventory.take(expand([source], corpus.storage), corpus.layout, corpus.storage, {})
+    gap = str(corpus.folder / "in" / "01.tar")
+    assert corpus.page().rows()[gap] == "named in a range, but it does not exist"
+
+
+def test_rows_that_do_not_match_the_samples_are_named(corpus: Corpus) -> None:
+    corpus.add("00", [1.0, 2.0])
+    (corpus.folder / "in" / "00.tar").write_bytes(corpus.make_tar(3))
+    assert corpus.page().rows()["00"] == "2 rows of scores for 3 samples"
+
+
+def test_manifests_that_disagree_with_scores_are_pointed_out(corpus: Corpus) -> None:
+    corpus.add("00", [1.0, 2.0, 3.0])
+    decision = corpus.decide(drop_count=1)
+    entry = Manifest("00", FileInfo("u", 1, "e"), 3, 3, 0, 0, 0, {}, {}, FIT, SCORES, decision.key, 1)
+    manifest.write(entry, corpus.layout, corpus.storage)
+    assert "The manifests count 3 kept, 0 dropped and 0 quarantined" in corpus.page(decision).text()
+
+
+def test_arrivals_say_what_the_cut_drops_now(corpus: Corpus) -> None:
+    corpus.add("00", [float(i) for i in range(10)])
+    decision = corpus.decide(drop=Decimal("0.1"))
+    corpus.add("01", [-1.0] * 10)
+    corpus.write(decision, "00", "01")
+    text = corpus.page(decision).text()
+    assert (
+        "made from 1 shard and holds for the 1 that arrived since: it dropped 10 % of the scored pairs then, 55 % now"
+        in text
+    )
+
+
+def test_input_that_is_gone_or_changed_is_said_in_the_gallery(corpus: Corpus) -> None:
+    corpus.add("00", [1.0, 2.0])
+    corpus.add("01", [3.0, 4.0])
+    corpus.add("02", [5.0], images=[b"no image"])
+    corpus.add("03", [6.0, 7.0])
+    taken = corpus.inventory()
+    source = corpus.folder / "in"
+    (source / "00.tar").unlink()
+    (source / "01.tar").write_bytes(corpus.make_tar(1))
+    (source / "03.tar").write_bytes((source / "03.tar").read_bytes()[:1500])
+    page = Page(build_report(corpus.layout, corpus.storage, taken, None, SCORES))
+    text = page.text("li")
+    assert text.count("the input cannot be read any more") == 4
+    assert "the input has changed: sample 0 is now 000000000" in text
+    assert "not found in the input shard any more" in text
+    assert "cannot be shown: no image can be read" in text
+    assert "caption 02-0" in text
+    assert "img" not in {tag for tag, _ in page.elements}
+
+
+def test_another_detector_is_named_and_ranks(corpus: Corpus) -> None:
+    corpus.add("00", [1.0, 2.0, 3.0, 4.0])
+    decision = corpus.decide(detector="clip_score", threshold=-2.5)
+    corpus.write(decision, "00")
+    page = corpus.page(decision)
+    assert "Worst pairs by clip_score" in page.text("h2")
+    shown = [text for path, text in page.texts if path[-2:] == ("li", "p")]
+    assert shown == ["caption 00-3", "caption 00-2", "caption 00-0", "caption 00-1"]
+    assert page.text("h1") == "2 of 4 pairs dropped, 2 kept"
+    assert "cut \u22122.50, 2 dropped" in page.text("svg")
+
+
+def test_the_drawing_says_what_it_shows_and_fits_both_screens(corpus: Corpus) -> None:
+    corpus.add("00", [1e-6 * i for i in range(-50, 50)])
+    page = corpus.page(corpus.decide(drop=Decimal("0.1")))
+    drawings = [attributes for tag, attributes in page.elements if tag == "svg"]
+    assert [attributes["role"] for attributes in drawings] == ["img", "img"]
+    assert page.text("svg").count("Histogram of influence for 100 pairs: from \u22125.00") == 2
+    assert "influence \u00d7 10⁻⁵" in page.text("svg")
+    assert "← removal helps" in page.text("svg")
+
+
+def test_the_same_output_gives_the_same_page(corpus: Corpus) -> None:
+    corpus.add("00", [1.0, 2.0, -3.0])
+    corpus.add("01", [1.0, 2.0, -3.0])
+    taken, decision = corpus.inventory(), corpus.decide(drop_count=2)
+    pages = {build_report(corpus.layout, corpus.storage, taken, decision, SCORES) for _ in range(2)}
+    assert len(pages) == 1
+
+
+def test_a_score_that_is_no_number_is_not_drawn_over(corpus: Corpus) -> None:
+    corpus.add("00", [1.0, float("nan")], statuses=["ok", "ok"])
+    with pytest.raises(InputError, match=r"00\.parquet: row 1"):
+        corpus.page()
+
+
+def test_the_histogram_counts_every_pair_once_and_splits_at_the_cut(corpus: Corpus) -> None:
+    random = np.random.default_rng(0)
+    for name in ("00", "01"):
+        corpus.add(name, (random.standard_cauchy(500) * 1e-6).astype(np.float32).tolist(), images=[b""] * 500)
+    decision = corpus.decide(drop=Decimal("0.1"))
+    numbers = gather(corpus.layout, corpus.storage, corpus.inventory(), decision, SCORES, {}, Silent())
+    bars = numbers.histogram
+    assert bars is not None
+    assert sum(bars.kept) + sum(bars.dropped) + bars.below + bars.above == 1_000
+    assert bars.below > 0
+    assert decision.threshold in bars.edges
+    cut = bars.edges.index(decision.threshold)
+    assert sum(bars.dropped[:cut]) + bars.below == numbers.cut == 100
+    assert sum(bars.kept[:cut]) == sum(bars.dropped[cut:]) == 0

@@ -1,0 +1,184 @@
+"""Manifests say what was done, strictly, and the indexes follow from them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecif import manifest
+from ecif.errors import ConflictError, InputError
+from ecif.layout import Layout
+from ecif.manifest import FILES, FileMark, Manifest
+from ecif.storage import FileInfo, Storage, join
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return Storage()
+
+
+@pytest.fixture(params=["local", "memory"])
+def layout(request: pytest.FixtureRequest, tmp_path: Path) -> Layout:
+    root = str(tmp_path) if request.param == "local" else str(request.getfixturevalue("memory_root"))
+    return Layout(join(root, "clean"))
+
+
+def _manifest(shard: str = "00000", kept: int = 7, tar: int | None = 4096, **changes: Any) -> Manifest:
+    files = {"ledger": FileMark(10, "a" * 64)} | ({} if tar is None else {"tar": FileMark(tar, "b" * 64)})
+    made = Manifest(
+        shard=shard,
+        input=FileInfo(f"s3://b/raw/{shard}.tar", 10_240, "etag"),
+        samples=kept + 3,
+        kept=kept,
+        dropped=2,
+        quarantined=1,
+        unscored=1,
+        statuses={"ok": kept + 2, "no_image": 1},
+        files=files,
+        fit_key="f" * 12,
+        score_key="c" * 12,
+        decision_key="d" * 12,
+        algo_version=1,
+    )
+    return replace(made, **changes)
+
+
+_COUNT = st.integers(0, 2**53)
+_MARK = st.builds(FileMark, size=_COUNT, sha256=st.text("0123456789abcdef", min_size=64, max_size=64))
+
+
+@given(
+    kept=_COUNT,
+    dropped=_COUNT,
+    quarantined=_COUNT,
+    statuses=st.dictionaries(st.text(min_size=1), _COUNT),
+    files=st.dictionaries(st.sampled_from(FILES), _MARK),
+    url=st.text(),
+)
+def test_json_and_back(
+    kept: int, dropped: int, quarantined: int, statuses: dict[str, int], files: dict[str, FileMark], url: str
+) -> None:
+    made = _manifest(
+        samples=kept + dropped + quarantined,
+        kept=kept,
+        dropped=dropped,
+        quarantined=quarantined,
+        unscored=0,
+        statuses=statuses,
+        files=files,
+        input=FileInfo(url, 1, "tag"),
+    )
+    assert Manifest.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dropped": 3},
+        {"samples": 9},
+        {"kept": -1, "dropped": 10},
+        {"unscored": 11},
+        {"statuses": {"ok": -1}},
+        {"files": {"zip": FileMark(1, "a" * 64)}},
+    ],
+)
+def test_a_contradiction_is_never_made(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"is not|negative|unscored|unknown"):
+        _manifest(**changes)
+
+
+def _without(field: str) -> dict[str, Any]:
+    value = _manifest().to_json()
+    del value[field]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        "text",
+        {},
+        _without("shard"),
+        _without("files"),
+        _manifest().to_json() | {"more": 1},
+        _manifest().to_json() | {"kept": 8},
+        _manifest().to_json() | {"kept": 7.0},
+        _manifest().to_json() | {"kept": "7"},
+        _manifest().to_json() | {"kept": True, "samples": 4},
+        _manifest().to_json() | {"shard": None},
+        _manifest().to_json() | {"statuses": []},
+        _manifest().to_json() | {"statuses": {"ok": None}},
+        _manifest().to_json() | {"files": None},
+        _manifest().to_json() | {"files": {"tar": {"size": 1}}},
+        _manifest().to_json() | {"files": {"tar": {"size": "1", "sha256": ""}}},
+        _manifest().to_json() | {"files": {"zip": {"size": 1, "sha256": "a" * 64}}},
+        _manifest().to_json() | {"input": {"url": "u", "size": 1}},
+        _manifest().to_json() | {"input": "u"},
+    ],
+)
+def test_strictly_read(layout: Layout, storage: Storage, value: object) -> None:
+    storage.publish_json(layout.manifest("00000"), value)
+    with pytest.raises(InputError, match=r"manifest/00000\.json: is not a valid manifest"):
+        manifest.read(layout, storage, "00000")
+
+
+def test_write_read_and_done(layout: Layout, storage: Storage) -> None:
+    assert manifest.read(layout, storage, "00000") is None
+    assert manifest.done(layout, storage) == set()
+    made = _manifest()
+    manifest.write(made, layout, storage)
+    manifest.write(made, layout, storage)
+    manifest.write(_manifest("part/a.b"), layout, storage)
+    assert manifest.read(layout, storage, "00000") == made
+    assert manifest.done(layout, storage) == {"00000", "part/a.b"}
+    with pytest.raises(ConflictError, match=r"00000\.json"):
+        manifest.write(_manifest(kept=8), layout, storage)
+    assert manifest.read(layout, storage, "00000") == made
+
+
+def test_done_whatever_the_spelling_of_the_output(tmp_path: Path, storage: Storage) -> None:
+    manifest.write(_manifest(), Layout(str(tmp_path / "out")), storage)
+    for root in (f"file://{tmp_path}/out/", f"{tmp_path}/x/../out"):
+        assert manifest.done(Layout(root), storage) == {"00000"}
+
+
+def test_a_manifest_under_another_name(layout: Layout, storage: Storage) -> None:
+    storage.publish_json(layout.manifest("00001"), _manifest("00000").to_json())
+    with pytest.raises(InputError, match=r"00001\.json: is the manifest of shard '00000'"):
+        manifest.read(layout, storage, "00001")
+
+
+def test_index(layout: Layout, storage: Storage) -> None:
+    manifest.build_index(layout, storage)
+    assert storage.read_json(layout.sizes()) == {}
+    for shard, kept, tar in (("00001", 5, 2048), ("00000", 7, 4096), ("00002", 0, None)):
+        manifest.write(_manifest(shard, kept, tar), layout, storage)
+    manifest.build_index(layout, storage)
+    assert storage.read_json(layout.sizes()) == {"00000.tar": 7, "00001.tar": 5}
+    assert storage.read_json(layout.wids()) == {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "name": "clean",
+        "shardlist": [
+            {"url": "00000.tar", "nsamples": 7, "filesize": 4096},
+            {"url": "00001.tar", "nsamples": 5, "filesize": 2048},
+        ],
+    }
+    manifest.write(_manifest("00003", 1, 1024), layout, storage)
+    manifest.build_index(layout, storage)
+    assert storage.read_json(layout.sizes())["00003.tar"] == 1
+
+
+def test_equal_basenames_are_not_confused(layout: Layout, storage: Storage) -> None:
+    for shard, kept in (("a/0", 1), ("b/0", 2), ("b/1", 3)):
+        manifest.write(_manifest(shard, kept), layout, storage)
+    manifest.build_index(layout, storage)
+    assert storage.read_json(layout.sizes()) == {"a/0.tar": 1, "b/0.tar": 2, "1.tar": 3}

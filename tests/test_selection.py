@@ -1,0 +1,292 @@
+"""Selection against sorting everything: the same pairs, whatever the scores, the ties, the shards and their order."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecif import selection
+from ecif.detectors import Facts
+from ecif.errors import InputError, UsageError
+from ecif.selection import Decision, choose, dropped_mask, ranks
+from ecif.settings import PolicySettings
+from ecif.storage import Storage
+
+SCHEMA: dict[str, Any] = {
+    "uid": pl.String, "key": pl.String, "shard": pl.String, "index": pl.UInt32, "status": pl.String,
+    "influence": pl.Float32,
+}  # fmt: skip
+NAMES = {"key": "d", "score_key": "s", "fit_key": "f"}
+TIED = 2_000
+
+# Few distinct values, so that nearly every example is full of ties; zeros of both signs, denormals, the extremes.
+few = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1e-38, 3.4e38, -3.4e38, 0.1])
+scores_of_rows = st.one_of(few, st.floats(width=32, allow_nan=False, allow_infinity=False))
+rows = st.tuples(st.sampled_from(["", "a", "aa", "b\0", "b", "é", "\U0001f600"]), st.none() | scores_of_rows)
+corpora = st.lists(st.lists(rows, max_size=8), min_size=1, max_size=4)
+fractions = st.decimals(0, 1, places=3) | st.sampled_from([Decimal(0), Decimal(1), Decimal("0.5")])
+
+Row = tuple[str, float | None]
+
+
+def table(shard: str, content: Sequence[Row]) -> pl.DataFrame:
+    """One shard's scores; a score of None is a row that could not be scored."""
+    columns = {
+        "uid": [uid for uid, _ in content],
+        "key": [f"{shard}{i % 2}" for i in range(len(content))],
+        "shard": [shard] * len(content),
+        "index": list(range(len(content))),
+        "status": ["no_image" if score is None else "ok" for _, score in content],
+        "influence": [score for _, score in content],
+    }
+    return pl.DataFrame(columns, schema=SCHEMA)
+
+
+def write(folder: Path, frames: dict[str, pl.DataFrame]) -> dict[str, str]:
+    for name, frame in frames.items():
+        frame.write_parquet(folder / f"{name}.parquet")
+    return {name: str(folder / f"{name}.parquet") for name in frames}
+
+
+def decide(frames: dict[str, pl.DataFrame], **policy: Any) -> Decision:
+    with tempfile.TemporaryDirectory() as folder:
+        return choose(Storage(), write(Path(folder), frames), PolicySettings(**policy), **NAMES)
+
+
+def dropped(frames: dict[str, pl.DataFrame], decision: Decision) -> set[tuple[str, int]]:
+    return {
+        (name, index)
+        for name, frame in frames.items()
+        for index in frame.filter(dropped_mask(frame, decision))["index"].to_list()
+    }
+
+
+def brute_force(frames: dict[str, pl.DataFrame], k: int, column: str = "influence", sign: int = 1) -> list[Any]:
+    everything = pl.concat(frames.values()).filter(pl.col("status") == "ok")
+    ordered = sorted(
+        everything.iter_rows(named=True), key=lambda r: (sign * r[column], r["uid"], r["key"], r["shard"], r["index"])
+    )
+    return ordered[:k]
+
+
+@settings(max_examples=60, deadline=None)
+@given(corpora, fractions)
+def test_a_fraction_drops_exactly_what_sorting_would_drop(corpus: list[list[Row]], fraction: Decimal) -> None:
+    frames = {f"{i:02d}": table(f"{i:02d}", content) for i, content in enumerate(corpus)}
+    n_ok = sum(score is not None for content in corpus for _, score in content)
+    k = int(fraction * n_ok)
+    expected = brute_force(frames, k)
+
+    decision = decide(frames, drop=fraction)
+
+    assert dropped(frames, decision) == {(row["shard"], row["index"]) for row in expected}
+    assert (decision.n_dropped, decision.n_ok, decision.shards) == (k, n_ok, len(frames))
+    assert decision.n_rows == sum(map(len, corpus))
+    if k:
+        last = expected[-1]
+        assert decision.threshold == last["influence"]
+        assert decision.tie == (last["uid"], last["key"], last["shard"], last["index"])
+    else:
+        assert decision.threshold is None
+        assert decision.tie is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(corpora, fractions)
+def test_higher_is_worse_drops_from_the_other_end(corpus: list[list[Row]], fraction: Decimal) -> None:
+    frames = {f"{i:02d}": table(f"{i:02d}", content) for i, content in enumerate(corpus)}
+    k = int(fraction * sum(score is not None for content in corpus for _, score in content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "facts", lambda name: Facts(name, True, "", ""))
+        decision = decide(frames, drop=fraction)
+        got = dropped(frames, decision)
+    assert decision.higher_is_worse
+    assert got == {(row["shard"], row["index"]) for row in brute_force(frames, k, sign=-1)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(corpora, st.one_of(few, st.floats(allow_nan=False, allow_infinity=False)))
+def test_a_threshold_drops_what_is_strictly_worse(corpus: list[list[Row]], threshold: float) -> None:
+    frames = {f"{i:02d}": table(f"{i:02d}", content) for i, content in enumerate(corpus)}
+    decision = decide(frames, threshold=threshold)
+    expected = {
+        (name, row["index"])
+        for name, frame in frames.items()
+        for row in frame.iter_rows(named=True)
+        if row["influence"] is not None and row["influence"] < threshold
+    }
+    assert dropped(frames, decision) == expected
+    assert decision.n_dropped == len(expected)
+
+
+def test_a_threshold_above_wanted_scores_works_the_other_way_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "facts", lambda name: Facts(name, True, "", ""))
+    frames = {"00": table("00", [("a", 0.5), ("b", 2.0), ("c", 1.0)])}
+    decision = decide(frames, threshold=1.0)
+    assert dropped(frames, decision) == {("00", 1)}
+    assert decision.n_dropped == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(corpora, st.randoms(use_true_random=False))
+def test_the_order_of_shards_does_not_matter(corpus: list[list[Row]], random: Any) -> None:
+    frames = {f"{i:02d}": table(f"{i:02d}", content) for i, content in enumerate(corpus)}
+    names = list(frames)
+    random.shuffle(names)
+    assert decide({name: frames[name] for name in names}, drop=Decimal("0.5")) == decide(frames, drop=Decimal("0.5"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(corpora, fractions, st.integers(0, 3))
+def test_ties_are_settled_in_bounded_memory(corpus: list[list[Row]], fraction: Decimal, held: int) -> None:
+    """With room for only a few identities the narrowing passes take over, and find the same pair."""
+    level = [[(uid, 0.25) for uid, _ in content] for content in corpus]
+    frames = {f"{i:02d}": table(f"{i:02d}", content) for i, content in enumerate(level)}
+    with pytest.MonkeyPatch.context() as patch:
+        expected = decide(frames, drop=fraction)
+        patch.setattr(selection, "TIES_HELD", held)
+        assert decide(frames, drop=fraction) == expected
+    assert len(dropped(frames, expected)) == expected.n_dropped
+
+
+def test_narrowing_never_holds_more_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of 2,000 pairs tie and share 20 leading characters; at most 50 identities are sorted at the end."""
+    content: list[Row] = [(f"{'0' * 20}{i * 7919 % TIED:04d}", -0.0 if i % 2 else 0.0) for i in range(TIED)]
+    scores = write(tmp_path, {"00": table("00", content[:1_200]), "01": table("01", content[1_200:])})
+    sizes: list[int] = []
+
+    def sorting(items: Any) -> list[Any]:
+        listed = sorted(items)
+        sizes.append(len(listed))
+        return listed
+
+    monkeypatch.setattr(selection, "TIES_HELD", 50)
+    monkeypatch.setattr(selection, "sorted", sorting, raising=False)
+    decision = choose(Storage(), scores, PolicySettings(drop=Decimal("0.3")), **NAMES)
+    assert decision.threshold == 0
+    assert decision.tie is not None
+    assert decision.tie[0] == f"{'0' * 20}{599:04d}"
+    assert max(sizes) <= 100
+
+
+def test_the_masks_of_many_shards_add_up_to_k(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    frames = {}
+    for n in range(10):
+        values = random.normal(scale=1e-6, size=200).astype(np.float32)
+        frames[f"{n:02d}"] = table(f"{n:02d}", [(f"{random.integers(1 << 30):08x}", float(v)) for v in values])
+    for k in (1, 199, 1_000, 2_000):
+        decision = choose(Storage(), write(tmp_path, frames), PolicySettings(drop_count=k), **NAMES)
+        assert len(dropped(frames, decision)) == k
+        assert decision.policy == {"drop_count": k}
+
+
+@pytest.mark.parametrize(
+    ("fraction", "n", "k"),
+    [("0.1", 1230, 123), ("0.1", 1239, 123), ("0.07", 100, 7), ("0.29", 100, 29), ("0.57", 100, 57), ("1", 7, 7),
+     ("1e-3", 999, 0), ("0.3333333333333333333333333333333333333333", 3, 0), ("1.0", 0, 0)],
+)  # fmt: skip
+def test_fractions_are_exact_decimals(fraction: str, n: int, k: int) -> None:
+    """0.29 * 100 is 28.999... in floating point, and 40 digits are more than the decimal context keeps."""
+    frames = {"00": table("00", [(str(i), float(i)) for i in range(n)])}
+    assert decide(frames, drop=Decimal(fraction)).n_dropped == k
+
+
+def test_rows_without_a_score_never_count_and_never_go() -> None:
+    frame = table("00", [("a", None), ("b", 1.0), ("c", None), ("d", -1.0)])
+    # What stands in the score of such a row is not looked at.
+    frame = frame.with_columns(influence=pl.Series([float("nan"), 1.0, -9.0, -1.0], dtype=pl.Float32))
+    decision = decide({"00": frame}, drop=Decimal(1))
+    assert (decision.n_rows, decision.n_ok, decision.n_dropped) == (4, 2, 2)
+    assert dropped_mask(frame, decision).to_list() == [False, True, False, True]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), None])
+def test_a_score_that_is_no_number_is_refused_with_file_and_row(tmp_path: Path, bad: float | None) -> None:
+    frame = table("00", [("a", 1.0), ("b", None), ("c", 2.0)])
+    frame = frame.with_columns(influence=pl.Series([1.0, None, bad], dtype=pl.Float32))
+    scores = write(tmp_path, {"00": frame})
+    with pytest.raises(InputError, match=r"00\.parquet: row 2 .* influence is"):
+        choose(Storage(), scores, PolicySettings(drop=Decimal("0.5")), **NAMES)
+    decision = decide({"00": frame[:1]}, drop=Decimal(1))
+    with pytest.raises(InputError, match="shard 00: row 2"):
+        dropped_mask(frame, decision)
+
+
+def test_pairs_that_arrive_later_are_cut_at_the_same_place() -> None:
+    decision = decide({"00": table("00", [("b", 1.0), ("a", 1.0), ("c", 0.0), ("d", 2.0)])}, drop=Decimal("0.5"))
+    assert (decision.threshold, decision.tie) == (1.0, ("a", "001", "00", 1))
+    later = table("01", [("0", 1.0), ("a", 1.0), ("z", 1.0), ("z", 0.5), ("0", 1.5)])
+    assert dropped_mask(later, decision).to_list() == [True, False, False, True, False]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(rows, max_size=12), fractions)
+def test_ranks_run_from_the_worst_and_what_is_dropped_comes_first(content: list[Row], fraction: Decimal) -> None:
+    frame = table("00", content)
+    decision = decide({"00": frame}, drop=fraction)
+    places = ranks(frame, decision)
+    assert places.dtype == pl.UInt32
+    assert places.is_null().to_list() == [score is None for _, score in content]
+    assert sorted(places.drop_nulls().to_list()) == list(range(1, decision.n_ok + 1))
+    assert dropped_mask(frame, decision).to_list() == [
+        place is not None and place <= decision.n_dropped for place in places.to_list()
+    ]
+
+
+def test_an_empty_table_has_an_empty_mask() -> None:
+    frame = table("00", [])
+    decision = decide({"00": frame}, drop=Decimal(1))
+    assert (decision.n_rows, decision.threshold) == (0, None)
+    assert dropped_mask(frame, decision).len() == 0
+    assert ranks(frame, decision).len() == 0
+
+
+def test_decisions_survive_json() -> None:
+    frames = {"00": table("00", [("a", 0.1), ("b", 0.2)])}
+    for policy in ({"drop": Decimal("0.50")}, {"drop_count": 0}, {"threshold": 0.15}):
+        decision = decide(frames, **policy)
+        assert Decision.from_json(decision.to_json(), "decision.json") == decision
+    assert decide(frames, drop=Decimal("0.50")).policy == {"drop": "0.50"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"extra": 1}, {"tie": ["a", "b", "c", "d"]}, {"tie": "abcd"}, {"threshold": float("nan")}, {"threshold": "0"}],
+)
+def test_a_broken_decision_is_refused(change: dict[str, Any]) -> None:
+    value = decide({"00": table("00", [("a", 0.1)])}, drop=Decimal(1)).to_json()
+    with pytest.raises(InputError, match=r"^decision\.json: "):
+        Decision.from_json(value | change, "decision.json")
+    with pytest.raises(InputError, match="not a decision"):
+        Decision.from_json([value], "decision.json")
+
+
+def test_what_cannot_be_decided_is_refused(tmp_path: Path) -> None:
+    scores = write(tmp_path, {"00": table("00", [("a", 0.1)])})
+    with pytest.raises(UsageError, match="needs a policy"):
+        choose(Storage(), scores, PolicySettings(), **NAMES)
+    with pytest.raises(UsageError, match="more than the 1 pairs"):
+        choose(Storage(), scores, PolicySettings(drop_count=2), **NAMES)
+    with pytest.raises(UsageError, match="not finite"):
+        choose(Storage(), scores, PolicySettings(threshold=float("inf")), **NAMES)
+    with pytest.raises(UsageError, match="no 'magic'"):
+        choose(Storage(), scores, PolicySettings(drop=Decimal(0), detector="magic"), **NAMES)
+
+
+def test_a_file_that_holds_no_scores_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 but not really PAR1")
+    with pytest.raises(InputError, match=r"bad\.parquet: not a table with the scores"):
+        choose(Storage(), {"bad": str(tmp_path / "bad.parquet")}, PolicySettings(drop=Decimal(0)), **NAMES)
+    table("00", []).drop("influence").write_parquet(tmp_path / "old.parquet")
+    with pytest.raises(InputError, match=r"old\.parquet: not a table with the scores status, influence"):
+        choose(Storage(), {"old": str(tmp_path / "old.parquet")}, PolicySettings(drop=Decimal(0)), **NAMES)
