@@ -66,4 +66,4 @@ docs: $(INSTALLED)
 
 clean:
 	rm -rf demo-out bench-out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find ecif flows tasks tests bench docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -108,9 +108,7 @@ def factorise(curvature_KK: Tensor, rank: int, damping: str) -> Factor:
     return Factor(vectors[:, :keep].contiguous(), values[:keep].contiguous(), delta, mean)
 
 
-def ggn_product(
-    logits: Callable[[Tensor], Tensor], parameters_P: Tensor, vector_P: Tensor
-) -> Tensor:
+def ggn_product(logits: Callable[[Tensor], Tensor], parameters_P: Tensor, vector_P: Tensor) -> Tensor:
     """J^T M J v, (P,), for a flat parameter vector: the reference that sketches are tested against.
 
     Args:

@@ -44,9 +44,7 @@ class InputError(EcifError):
         return (_input_error, (type(self), self.problem, self.url, self.member, self.offset))
 
 
-def _input_error(
-    kind: type[InputError], problem: str, url: str, member: str | None, offset: int | None
-) -> InputError:
+def _input_error(kind: type[InputError], problem: str, url: str, member: str | None, offset: int | None) -> InputError:
     return kind(problem, url=url, member=member, offset=offset)
 
 

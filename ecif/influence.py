@@ -43,9 +43,7 @@ class Embedded:
 
     def take(self, rows: Tensor) -> Embedded:
         """The samples at `rows`, as a batch."""
-        return Embedded(
-            self.u_BD[rows], self.v_BD[rows], self.du_BD[rows], self.dv_BD[rows], self.scale, self.dscale
-        )
+        return Embedded(self.u_BD[rows], self.v_BD[rows], self.du_BD[rows], self.dv_BD[rows], self.scale, self.dscale)
 
 
 @dataclass(frozen=True, slots=True)

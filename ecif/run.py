@@ -75,9 +75,7 @@ def versions() -> dict[str, Any]:
 
 def _contents(settings: ScoreSettings, validation: Sequence[Found], storage: Storage) -> dict[str, str]:
     """Content identities of the files that the settings name; tags and names of open_clip stand for themselves."""
-    contents = {
-        f"validation/{number}": storage.fingerprint(found.url) for number, found in enumerate(validation)
-    }
+    contents = {f"validation/{number}": storage.fingerprint(found.url) for number, found in enumerate(validation)}
     for name, value in (("model", settings.model), ("pretrained", settings.pretrained)):
         is_file = value.endswith((".json", ".safetensors", ".pt", ".pth", ".bin"))
         contents[name] = storage.fingerprint(value) if is_file else value

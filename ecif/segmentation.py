@@ -36,7 +36,9 @@ def segment(keys: Sequence[str], batch_size: int, seed: int, k: int) -> Segmenta
     if not keys:
         return Segmentation(())
     salt = f"{seed}:{k}".encode()
-    hashes = [hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16, key=salt).digest() for key in keys]
+    hashes = [
+        hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16, key=salt).digest() for key in keys
+    ]
     order = np.array(sorted(range(len(keys)), key=lambda row: (hashes[row], row)))
     count = -(-len(keys) // batch_size)
     return Segmentation(tuple(np.array_split(order, count)))

@@ -50,7 +50,9 @@ class ModelSettings(_Group):
     model: str = Field("", description="an open_clip model name, or the path of a JSON model config")
     pretrained: str = Field("", description="an open_clip pretrained tag, or a weights file (.safetensors, .pt)")
     trainable: str = Field("heads", description="the parameters influence lives in: heads, last:K or all")
-    precision: Literal["fp32", "bf16", "fp64"] = Field("fp32", description="arithmetic of the towers; losses stay >= fp32")
+    precision: Literal["fp32", "bf16", "fp64"] = Field(
+        "fp32", description="arithmetic of the towers; losses stay >= fp32"
+    )
 
     @field_validator("trainable")
     @classmethod
@@ -81,7 +83,9 @@ class MethodSettings(_Group):
     curvature: Literal["fisher", "ggn"] = Field("ggn", description="curvature matrix of the fit")
     sketches: int = Field(16, ge=1, description="ggn: random sketches per batch")
     logra_rank: int = Field(32, ge=1, description="rows and columns kept of each weight's gradient (LoGra)")
-    projected_size: int = Field(2048, ge=1, description="numbers in the projected gradient at most; lowers --logra-rank")
+    projected_size: int = Field(
+        2048, ge=1, description="numbers in the projected gradient at most; lowers --logra-rank"
+    )
     complement: Literal["drop", "keep"] = Field(
         "drop", description="the part of the validation gradient outside the projection: drop, or keep over delta"
     )

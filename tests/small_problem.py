@@ -6,7 +6,7 @@ in the one minimum: what is left between prediction and fact is the influence ap
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -56,7 +56,9 @@ class BilinearProblem:
     def loss(self, theta: Tensor, removed: int | None = None) -> Tensor:
         total = self.delta / 2 * (theta - self.theta_0).square().sum()
         for rows in self.batches:
-            total = total + contrastive.batch_loss(self.logits(theta, rows if removed is None else rows[rows != removed]))
+            total = total + contrastive.batch_loss(
+                self.logits(theta, rows if removed is None else rows[rows != removed])
+            )
         return total
 
     def validation_loss(self, theta: Tensor) -> Tensor:
@@ -98,7 +100,9 @@ class BilinearProblem:
 
     def ggn(self, x: Tensor) -> Tensor:
         """GGN of all batches times a vector, without damping."""
-        products = [curvature.ggn_product(lambda t, r=rows: self.logits(t, r), self.minimum, x) for rows in self.batches]
+        products = [
+            curvature.ggn_product(lambda t, r=rows: self.logits(t, r), self.minimum, x) for rows in self.batches
+        ]
         return torch.stack(products).sum(0)
 
     def direction(self) -> Tensor:
@@ -108,11 +112,11 @@ class BilinearProblem:
     def predict(self, w: Tensor, role: NegativeRole) -> tuple[np.ndarray, np.ndarray]:
         """Positive and negative influence of all pairs along w, (n,) each."""
         found = np.zeros((2, self.n))
+        theta = self.minimum.clone()
         for rows in self.batches:
             h_image, h_text = self.h_image[rows], self.h_text[rows]
-            (u, v), (du, dv), *_ = torch.func.jvp(
-                lambda t, i=h_image, x=h_text: self.embedded(t, i, x), (self.minimum,), (w,)
-            )
-            terms = BatchTerms.of(Embedded(u, v, du, dv, 1.0, 0.0), role)
+            primals = self.embedded(theta, h_image, h_text)
+            _, tangents, *_ = torch.func.jvp(partial(self.embedded, h_image=h_image, h_text=h_text), (theta,), (w,))
+            terms = BatchTerms.of(Embedded(*primals, *tangents, 1.0, 0.0), role)
             found[:, rows.numpy()] = torch.stack([positive_influence(terms), negative_influence(terms)]).numpy()
         return found[0], found[1]

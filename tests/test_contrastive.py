@@ -84,7 +84,7 @@ def test_first_order_role_is_the_derivative_of_weighting_the_similarities() -> N
 def test_first_order_role_of_a_pair_against_a_plain_loop() -> None:
     s = batch(5)
     p, q = torch.softmax(s, 1), torch.softmax(s, 0)
-    expected = torch.stack([sum(p[k, n] + q[n, k] for k in range(5) if k != n) for n in range(5)])  # type: ignore[arg-type]
+    expected = torch.stack([torch.stack([p[k, n] + q[n, k] for k in range(5) if k != n]).sum() for n in range(5)])
     torch.testing.assert_close(c.negative(s), expected)
 
 

@@ -28,11 +28,11 @@ from typing import Any
 
 import polars as pl
 
-from ecif.demo.captions import wording
 from ecif.demo.mistakes import CLEAN, Pair, plant
 from ecif.demo.scenes import SIDE, render, scenes
 from ecif.progress import Progress, Silent
 
+MOST_PAIRS = 20_000  # about half of all scenes there are
 FAILED = 0.03  # fraction of the attempted downloads that failed
 _FAILURES = (
     ("failed_to_download", "HTTP Error 404: Not Found"),
@@ -97,18 +97,17 @@ def build(
         wrong: fraction of mistaken captions, in equal parts of the four kinds.
 
     Raises:
-        ValueError: fewer than two pairs a shard, or a fraction outside [0, 1/2].
+        ValueError: fewer than two pairs a shard, more than there are scenes for, or a fraction outside [0, 1/2].
     """
     if shards < 1 or pairs < 2 * shards:
         raise ValueError(f"{pairs} pairs do not fill {shards} shards with two each")
-    if not 0 <= wrong <= 0.5:
-        raise ValueError(f"the fraction of mistakes lies in [0, 1/2], not {wrong}")
     rng = random.Random(seed)
     failures = round(pairs * FAILED / (1 - FAILED))
     everything = list(islice(scenes(rng), pairs + failures + validation_pairs))
-    wordings = [wording(rng) for _ in everything]
-    right = plant(everything[pairs:], wordings[pairs:], 0.0, rng)
-    attempts = [_Attempt(pair, n) for n, pair in enumerate(plant(everything[:pairs], wordings[:pairs], wrong, rng))]
+    if len(everything) < pairs + failures + validation_pairs:
+        raise ValueError(f"there are {len(everything):,} scenes, too few for {pairs:,} pairs")
+    attempts = [_Attempt(pair, n) for n, pair in enumerate(plant(everything[:pairs], wrong, rng))]
+    right = plant(everything[pairs:], 0.0, rng)
     attempts += [_Attempt(pair, pairs + n, rng.choice(_FAILURES)) for n, pair in enumerate(right[:failures])]
     rng.shuffle(attempts)
     clean = [_Attempt(pair, pairs + failures + n) for n, pair in enumerate(right[failures:])]
@@ -118,14 +117,13 @@ def build(
         shutil.rmtree(raw)
     raw.mkdir(parents=True)
     truth: list[dict[str, Any]] = []
-    tars = []
     progress.stage("render", pairs + validation_pairs, "scenes")
-    most = max(len(part) for part in _parts(attempts, shards))
-    for number, part in enumerate(_parts(attempts, shards)):
-        records = _pack(raw, f"{number:05d}", number, part, most, seed, rng, progress)
-        truth += [_truth(record, attempt, f"{number:05d}") for record, attempt in records]
-        tars.append(raw / f"{number:05d}.tar")
-    _pack(root, "validation", shards, clean, most, seed, rng, progress, sidecars=False)
+    parts = _parts(attempts, shards)
+    packer = _Packer(max(len(part) for part in (*parts, clean)), seed, rng, progress)
+    for number, part in enumerate(parts):
+        records = packer.tar(raw / f"{number:05d}.tar", number, part)
+        packer.sidecars(raw, number, [record for record, _ in records])
+        ...
     progress.end()
     pl.DataFrame(truth, schema=TRUTH_SCHEMA).write_parquet(root / "truth.parquet")
     (root / "model.json").write_bytes(resources.files("ecif.demo").joinpath("model.json").read_bytes())

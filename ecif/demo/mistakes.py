@@ -1,12 +1,12 @@
 """Planting the four kinds of mistake, each in the way it promises and never right by accident.
 
-    swap_random    two or more pairs whose scenes have nothing to do with each other trade captions in a ring
+    swap_random    pairs of unrelated scenes trade captions in a ring
     swap_similar   two pairs whose scenes differ in as few facts as the corpus allows trade captions
     drop_words     a third to a half of the words that carry facts are missing
     edit_word      one fact is changed, in the wording of the right caption
 
-Swapping rather than copying keeps every caption of the corpus unique: no false negatives are planted by the way.
-Every mistake is checked against the closed set of the scene's right captions.
+Swapping rather than copying keeps every full caption of the corpus unique: no false negatives come in by the way.
+Every caption is checked against the closed set of its scene's right captions.
 """
 
 from __future__ import annotations
@@ -14,119 +14,106 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
 
-from ecif.demo.captions import FUNCTION_WORDS, Wording, caption, right_captions
+from ecif.demo.captions import FUNCTION_WORDS, caption, right_captions
 from ecif.demo.scenes import AXES, COLOURS, COUNTS, GROUNDS, PATTERNS, SHAPES, Group, Scene
-
-T = TypeVar("T")
 
 KINDS = ("swap_random", "swap_similar", "drop_words", "edit_word")
 CLEAN = "clean"
 
+V = TypeVar("V")
+
+_FACTS: tuple[str | int, ...] = (*COUNTS, *COLOURS, *SHAPES, *AXES, *GROUNDS, *PATTERNS)
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A scene with the caption it goes into the corpus with."""
+    """A scene with the caption it goes into the corpus with.
+
+    Attributes:
+        original: the right caption. kind: `CLEAN`, or one of `KINDS`.
+    """
 
     scene: Scene
-    wording: Wording
+    original: str
     caption: str
-    kind: str  # CLEAN or one of KINDS
-
-    @property
-    def original(self) -> str:
-        """The right caption."""
-        return caption(self.scene, self.wording)
+    kind: str
 
 
-def plant(scenes: Sequence[Scene], wordings: Sequence[Wording], wrong: float, rng: random.Random) -> list[Pair]:
-    """Caption the scenes, `wrong` of them mistakenly, in equal parts for each kind.
+def plant(scenes: Sequence[Scene], wrong: float, rng: random.Random) -> list[Pair]:
+    """Caption the scenes, a part of them mistakenly; the result is in the order of `scenes`.
 
     Args:
         scenes: all different.
-        wordings: one for each scene.
-        wrong: fraction in [0, 1/2]; each kind gets round(wrong * n / 4) pairs, made even for the swaps.
+        wrong: fraction in [0, 1/2]; each kind gets a fourth of it, rounded to an even number of pairs.
+
+    Raises:
+        ValueError: two scenes are the same, or the fraction is out of its range.
     """
+    if not 0 <= wrong <= 0.5:
+        raise ValueError(f"the fraction of mistakes lies in [0, 1/2], not {wrong}")
     if len(set(scenes)) != len(scenes):
-        raise ValueError("scenes must all be different")
-    pairs = [Pair(s, w, caption(s, w), CLEAN) for s, w in zip(scenes, wordings, strict=True)]
-    each = round(wrong * len(pairs) / len(KINDS) / 2) * 2
-    free = list(range(len(pairs)))
-    rng.shuffle(free)
+        raise ValueError("the scenes of a corpus must all be different")
+    turned = [rng.random() < 0.5 for _ in scenes]
+    originals = [caption(scene, turn) for scene, turn in zip(scenes, turned, strict=True)]
+    pairs = [Pair(scene, text, text, CLEAN) for scene, text in zip(scenes, originals, strict=True)]
+    each = 2 * round(wrong * len(pairs) / len(KINDS) / 2)
+    order = list(range(len(pairs)))
+    rng.shuffle(order)
 
-    for one, other in _neighbours(scenes, free, each // 2):
-        _trade(pairs, (one, other), "swap_similar")
-    taken = {i for i, pair in enumerate(pairs) if pair.kind != CLEAN}
-    rest = iter([i for i in free if i not in taken])
-    _trade(pairs, [next(rest) for _ in range(each)], "swap_random")
-    for _ in range(each):
-        i = next(rest)
-        pairs[i] = replace(pairs[i], caption=drop_words(pairs[i].caption, rng), kind="drop_words")
-    for _ in range(each):
-        i = next(rest)
-        changed = change_one_fact(pairs[i].scene, rng)
-        pairs[i] = replace(pairs[i], caption=caption(changed, pairs[i].wording), kind="edit_word")
+    def spoil(i: int, text: str, kind: str) -> None:
+        if text in right_captions(scenes[i]):
+            raise AssertionError(f"{kind}: {text!r} is right for {scenes[i]}")
+        pairs[i] = replace(pairs[i], caption=text, kind=kind)
 
-    for pair in pairs:
-        if (pair.kind == CLEAN) != (pair.caption in right_captions(pair.scene)):
-            raise AssertionError(f"{pair.kind}: {pair.caption!r} for {pair.scene}")
+    for i, j in _neighbours(scenes, order, each // 2):
+        spoil(i, originals[j], "swap_similar")
+        spoil(j, originals[i], "swap_similar")
+    rest = (i for i in order if pairs[i].kind == CLEAN)
+    ring = list(islice(rest, each))
+    for i, j in zip(ring, ring[1:] + ring[:1], strict=True):
+        spoil(i, originals[j], "swap_random")
+    for i in islice(rest, each):
+        spoil(i, drop_words(originals[i], rng), "drop_words")
+    for i in islice(rest, each):
+        spoil(i, caption(change_one_fact(scenes[i], rng), turned[i]), "edit_word")
     return pairs
 
 
-def _trade(pairs: list[Pair], ring: Sequence[int], kind: str) -> None:
-    """Each pair of the ring gets the caption of the next."""
-    captions = [pairs[i].original for i in ring]
-    for i, other in zip(ring, captions[1:] + captions[:1], strict=True):
-        pairs[i] = replace(pairs[i], caption=other, kind=kind)
-
-
 def _neighbours(scenes: Sequence[Scene], order: Sequence[int], wanted: int) -> list[tuple[int, int]]:
-    """`wanted` disjoint pairs of scenes that differ in few facts: each of `order` takes the nearest one left."""
-    facts = np.array([[_number(fact) for fact in scene.facts()] for scene in scenes])  # (n, 11)
-    left = np.ones(len(scenes), dtype=bool)
+    """`wanted` disjoint pairs of scenes: each of `order` in turn takes the nearest scene that is left."""
+    facts_NF = np.array([[_FACTS.index(fact) for fact in scene.facts()] for scene in scenes])
+    left_N = np.ones(len(scenes), dtype=bool)
     found: list[tuple[int, int]] = []
     for i in order:
         if len(found) == wanted:
             break
-        if not left[i]:
-            continue
-        apart = (facts != facts[i]).sum(axis=1)
-        apart[~left] = facts.shape[1] + 1
-        apart[i] = facts.shape[1] + 1
-        j = int(apart.argmin())
-        left[[i, j]] = False
-        found.append((i, j))
+        if left_N[i]:
+            left_N[i] = False
+            j = int(np.where(left_N, (facts_NF != facts_NF[i]).sum(axis=1), facts_NF.shape[1] + 1).argmin())
+            left_N[j] = False
+            found.append((i, j))
     return found
 
 
-_VALUES: tuple[str | int, ...] = (*COUNTS, *COLOURS, *SHAPES, *AXES, *GROUNDS, *PATTERNS)
-
-
-def _number(fact: str | int) -> int:
-    """A fact as a number: its place among all values (Python's own hash of a string differs between runs)."""
-    return _VALUES.index(fact)
-
-
 def drop_words(text: str, rng: random.Random) -> str:
-    """The text without a third to a half of the words that carry facts; the order of the rest stays."""
+    """The text without a third to a half of the words that carry facts; the others stay in their order."""
     words = text.split()
     telling = [i for i, word in enumerate(words) if word not in FUNCTION_WORDS]
-    n = rng.randint(-(-len(telling) // 3), len(telling) // 2)
-    gone = set(rng.sample(telling, n))
+    gone = set(rng.sample(telling, rng.randint(-(-len(telling) // 3), len(telling) // 2)))
     return " ".join(word for i, word in enumerate(words) if i not in gone)
 
 
 def change_one_fact(scene: Scene, rng: random.Random) -> Scene:
-    """Another scene that differs in exactly one fact, or has its two groups the other way round."""
+    """Another scene that differs in one fact; where the changed fact is the place, the groups may trade places."""
     what = rng.choice(("count", "colour", "shape", "place", "ground", "pattern"))
     if what == "place":
-        return rng.choice((
-            replace(scene, first=scene.second, second=scene.first),
-            replace(scene, axis=_other(AXES, scene.axis, rng)),
-        ))
+        turned = replace(scene, axis=_other(AXES, scene.axis, rng))
+        return rng.choice((turned, replace(scene, first=scene.second, second=scene.first)))
     if what == "ground":
         return replace(scene, ground=_other(tuple(GROUNDS), scene.ground, rng))
     if what == "pattern":
@@ -144,5 +131,5 @@ def _change_group(group: Group, what: str, rng: random.Random) -> Group:
     return replace(group, shape=_other(SHAPES, group.shape, rng))
 
 
-def _other(values: Sequence[T], value: T, rng: random.Random) -> T:
+def _other(values: Sequence[V], value: V, rng: random.Random) -> V:
     return rng.choice([v for v in values if v != value])

@@ -83,7 +83,7 @@ def train(
 
     Args:
         tars: WebDataset shards. model: open_clip config. weights: `.safetensors` file to write.
-        caption: `txt` or `json:FIELD`. augment: shift by up to one pixel in 48 and add weak noise.
+        caption: `txt` or `json:FIELD`. augment: shift batches by up to 1/24 of the side and add weak noise.
 
     Raises:
         ModelError: the config cannot be built. InputError: a tar is bad, or fewer pairs than a batch can be used.
@@ -100,7 +100,7 @@ def train(
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(state, str(weights))
     seconds = time.perf_counter() - started
-    return TrainingReport(tuple(losses), len(data.images), data.unusable, seconds, float(network.logit_scale.exp()))
+    return TrainingReport(tuple(losses), len(data.images), data.unusable, seconds, float(network.logit_scale.detach().exp()))
 
 
 def _fresh(model: Path) -> tuple[Any, Callable[[Any], Tensor], Callable[[list[str]], Tensor]]:
@@ -223,8 +223,8 @@ def _schedule(step: int, warm: int, steps: int) -> float:
 
 
 def _shift(batch: Tensor) -> Tensor:
-    """The batch moved by up to 2 % of its side, edges repeated, with weak noise; (B, 3, H, W)."""
-    most = max(1, round(batch.shape[-1] / 48))
+    """The batch moved by up to 1/24 of its side, edges repeated, with weak noise; (B, 3, H, W)."""
+    most = max(1, round(batch.shape[-1] / 24))
     right, down = (int(torch.randint(0, 2 * most + 1, ())) for _ in range(2))
     padded = F.pad(batch, (most,) * 4, mode="replicate")
     moved = padded[:, :, down : down + batch.shape[2], right : right + batch.shape[3]]

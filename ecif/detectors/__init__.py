@@ -36,7 +36,12 @@ class Facts:
 _FACTS = (
     Facts("clip_score", False, "cosine similarity of image and caption", "arXiv 2104.08718"),
     Facts("neg_clip_loss", False, "similarity normalised by the pair's competitors", "arXiv 2405.19547"),
-    Facts("positive_influence", False, "change of the validation loss by losing the pair as a positive", "arXiv 2411.11667"),
+    Facts(
+        "positive_influence",
+        False,
+        "change of the validation loss by losing the pair as a positive",
+        "arXiv 2411.11667",
+    ),
     Facts("negative_influence", False, "change of the validation loss by losing it as a negative", "arXiv 2411.11667"),
     Facts("influence", False, "predicted change of the validation loss when the pair is removed", "arXiv 2411.11667"),
 )

@@ -86,7 +86,9 @@ def todo(run: Run, sample: FitSample) -> list[Shard]:
         raise UsageError(f"the fit was started with shards that are no longer in the inventory: {', '.join(gone[:3])}")
     root = run.layout.partials(run.fit_key)
     done = {info.url for info in run.storage.list(root, ".safetensors")}
-    return [by_name[name] for name in sample.shards if run.storage.check(run.layout.partial(run.fit_key, name)) not in done]
+    return [
+        by_name[name] for name in sample.shards if run.storage.check(run.layout.partial(run.fit_key, name)) not in done
+    ]
 
 
 def projection(settings: MethodSettings, engine: Engine, dtype: torch.dtype | None = None) -> Projection:
@@ -192,7 +194,9 @@ def reduce(run: Run, engine: Engine, progress: Progress = Silent()) -> None:
         raise UsageError(f"the curvature cannot be fitted: no pair of the fit sample could be used: {why}")
     try:
         factor = curvature.factorise(
-            gram.to(engine.towers.device) * (sample.corpus_pairs / pairs), run.settings.factor_rank, run.settings.damping
+            gram.to(engine.towers.device) * (sample.corpus_pairs / pairs),
+            run.settings.factor_rank,
+            run.settings.damping,
         )
     except ValueError as error:
         raise UsageError(f"the curvature cannot be factorised: {error}") from error

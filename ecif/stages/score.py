@@ -49,7 +49,7 @@ SCHEMA = {
     "position": pl.UInt32,
     "batch_n": pl.UInt32,
     "status": pl.String,
-    **{name: pl.Float32 for name in (*_TERMS, "influence")},
+    **dict.fromkeys((*_TERMS, "influence"), pl.Float32),
 }
 
 

@@ -149,7 +149,9 @@ def _prompts(settings: ScoreSettings, storage: Storage) -> ClassPrompts | None:
         loaded = json.loads(storage.read_bytes(url))
         prompts = ClassPrompts(loaded["label"], loaded["classes"])
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError('is not a prompts file: {"label": FIELD, "classes": {NAME: [PROMPT, ...]}}', url=url) from error
+        raise InputError(
+            'is not a prompts file: {"label": FIELD, "classes": {NAME: [PROMPT, ...]}}', url=url
+        ) from error
     well_formed = isinstance(prompts.label, str) and isinstance(prompts.classes, dict) and len(prompts.classes) > 1
     if not well_formed or not all(isinstance(texts, list) and texts for texts in prompts.classes.values()):
         raise InputError("needs a label field and at least two classes with prompts each", url=url)

@@ -96,7 +96,9 @@ class Towers:
     def push_forward(self, direction: Parameters, image: State, text: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Embeddings and their derivatives along `direction`: u_BD, v_BD, du_BD, dv_BD, by one JVP."""
         with differentiable_attention(), torch.no_grad():
-            (u, v), (du, dv), *_ = jvp(lambda p: self.embed(p, image, text), (dict(self.parameters),), (dict(direction),))
+            (u, v), (du, dv), *_ = jvp(
+                lambda p: self.embed(p, image, text), (dict(self.parameters),), (dict(direction),)
+            )
         return u, v, du, dv
 
     def pull_back(
@@ -119,7 +121,10 @@ class Towers:
                     allow_unused=True,
                 )
                 found.append(
-                    {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(values.items(), gradients, strict=True)}
+                    {
+                        n: torch.zeros_like(p) if g is None else g
+                        for (n, p), g in zip(values.items(), gradients, strict=True)
+                    }
                 )
         return found
 

@@ -1,8 +1,8 @@
 """Which parameters the influence lives in, by name, and what share of the model that is.
 
-    heads    the last projection of each tower
-    last:K   those, and the last K transformer blocks of each tower with the norms after them
-    all      every parameter, the logit scale and the token table included
+heads    the last projection of each tower
+last:K   those, and the last K transformer blocks of each tower with the norms after them
+all      every parameter, the logit scale and the token table included
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ def test_a_wrong_request_is_refused_before_it_becomes_a_run(corpus: Corpus) -> N
 
 def test_object_storage_works_and_its_secrets_stay_out_of_the_database(corpus: Corpus, s3_bucket: Bucket) -> None:
     for path in sorted(corpus.raw.iterdir()):
-        s3_bucket.client().upload_file(str(path), s3_bucket.name, f"raw/{path.name}")
+        s3_bucket.client().put_object(Bucket=s3_bucket.name, Key=f"raw/{path.name}", Body=path.read_bytes())
     settings = corpus.settings(out=f"{s3_bucket.url}/clean", storage_options=s3_bucket.options)
     outcome = run_clean([f"{s3_bucket.url}/raw/{{00000..00003}}.tar"], settings, Notes())
     assert (outcome.written, outcome.dropped) == (4, SAMPLES)

@@ -135,7 +135,9 @@ def test_the_validation_gradient_is_that_of_the_mean_loss_per_pair(corpus: Path)
     values = {name: p.clone().requires_grad_() for name, p in engine.towers.parameters.items()}
     total: Any = 0.0
     with spool() as samples:
-        samples.add(read_pairs(str(corpus / "validation.tar"), "validation", run.storage, "txt", engine.limits), "validation/")
+        samples.add(
+            read_pairs(str(corpus / "validation.tar"), "validation", run.storage, "txt", engine.limits), "validation/"
+        )
         for rows in segment(samples.keys, 8, 0, 0).batches:
             ((image, text),) = load_batch(engine, samples, rows.tolist()).states
             total = total + contrastive.batch_loss(
@@ -155,8 +157,10 @@ def test_zero_shot_objective_differentiates_both_towers(corpus: Path) -> None:
 
     classes = {name: [f"a {name} thing", f"{name}"] for name in COLOURS}
     (corpus / "prompts.json").write_text(json.dumps({"label": "class", "classes": classes}))
-    with tarfile.open(corpus / "labelled.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        source = tarfile.open(corpus / "validation.tar")
+    with (
+        tarfile.open(corpus / "labelled.tar", "w", format=tarfile.USTAR_FORMAT) as tar,
+        tarfile.open(corpus / "validation.tar") as source,
+    ):
         for info in source:
             data = source.extractfile(info).read()  # type: ignore[union-attr]
             if info.name.endswith(".txt"):
@@ -194,7 +198,9 @@ def test_zero_shot_objective_differentiates_both_towers(corpus: Path) -> None:
 def test_micro_batches_do_not_change_the_fit(corpus: Path, trainable: str) -> None:
     directions = []
     for micro_batch in (3, 64):
-        run, engine = prepare(corpus, trainable=trainable, micro_batch=micro_batch, out=str(corpus / f"out{micro_batch}"))
+        run, engine = prepare(
+            corpus, trainable=trainable, micro_batch=micro_batch, out=str(corpus / f"out{micro_batch}")
+        )
         fit_all(run, engine)
         directions.append(score.load_direction(run, engine).tensors)
     for name, part in directions[0].items():
@@ -202,7 +208,9 @@ def test_micro_batches_do_not_change_the_fit(corpus: Path, trainable: str) -> No
 
 
 def digests(root: Path) -> dict[str, str]:
-    return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in root.rglob("*") if f.is_file()}
+    return {
+        str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in root.rglob("*") if f.is_file()
+    }
 
 
 def test_the_order_of_the_map_does_not_change_a_byte_and_a_second_run_does_nothing(corpus: Path) -> None:
@@ -236,14 +244,14 @@ def test_the_sample_is_frozen_before_arrivals(corpus: Path) -> None:
 
 
 def test_a_shard_that_is_no_tar_leaves_the_fit_with_its_reason(corpus: Path) -> None:
-    (corpus / "raw" / "00001.tar").write_bytes((corpus / "raw" / "00001.tar").read_bytes()[:5000])
-    (corpus / "raw" / "00001_stats.json").write_text('{"count": 24, "successes": 24, "status_dict": {}}')
     run, engine = prepare(corpus)
+    fit.freeze_sample(run)
+    (corpus / "raw" / "00001.tar").write_bytes((corpus / "raw" / "00001.tar").read_bytes()[:5000])
     fit_all(run, engine)
     meta = run.storage.read_json(run.layout.fit_meta(run.fit_key))
     assert set(meta["problems"]) == {"00001"}
     assert "00001.tar" in meta["problems"]["00001"]
-    assert meta["N_fit"] == 48
+    assert (meta["N"], meta["N_fit"]) == (72, 48)
 
 
 def test_what_cannot_be_fitted_is_refused(corpus: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,8 +118,10 @@ def test_other_towers_are_cut_right_or_refused(change: dict[str, object]) -> Non
             torch.testing.assert_close(v, network.encode_text(tokenize(["a", "b c"]), normalize=True))
 
 
-def test_a_cut_that_does_not_reproduce_the_model_is_refused(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    visual = loaded.model.visual
+def test_a_cut_that_does_not_reproduce_the_model_is_refused(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visual: Any = loaded.model.visual
     monkeypatch.setattr(visual, "_pool", lambda x: (x.mean(1), x))
     forward = type(visual).forward
     monkeypatch.setattr(visual, "forward", lambda x: 2 * forward(visual, x))
