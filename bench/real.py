@@ -120,7 +120,7 @@ def storage(work: Path, s3: bool) -> Iterator[Any]:
 def ecif(*arguments: str) -> dict[str, Any]:
     """Run the command line and return what it prints with --json."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "ecif.cli", *arguments, "--json"]
+    command = [str(Path(sys.executable).with_name("ecif")), *arguments, "--json"]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     print(f"$ ecif {' '.join(arguments)}\n  exit code {result.returncode}, {time.perf_counter() - started:.0f} s")
     if result.returncode not in (0, 3, 4):

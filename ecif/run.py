@@ -23,7 +23,7 @@ class Run:
     """What `fit` and `score` work on.
 
     Attributes:
-        validation: the tars of trusted pairs. missing: members of brace ranges that do not exist.
+        validation: the tars of trusted pairs.
     """
 
     settings: ScoreSettings

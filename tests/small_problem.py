@@ -101,7 +101,7 @@ class BilinearProblem:
     def ggn(self, x: Tensor) -> Tensor:
         """GGN of all batches times a vector, without damping."""
         products = [
-            curvature.ggn_product(lambda t, r=rows: self.logits(t, r), self.minimum, x) for rows in self.batches
+            curvature.ggn_product(partial(self.logits, rows=rows), self.minimum, x) for rows in self.batches
         ]
         return torch.stack(products).sum(0)
 
@@ -115,8 +115,8 @@ class BilinearProblem:
         theta = self.minimum.clone()
         for rows in self.batches:
             h_image, h_text = self.h_image[rows], self.h_text[rows]
-            primals = self.embedded(theta, h_image, h_text)
-            _, tangents, *_ = torch.func.jvp(partial(self.embedded, h_image=h_image, h_text=h_text), (theta,), (w,))
-            terms = BatchTerms.of(Embedded(*primals, *tangents, 1.0, 0.0), role)
+            u, v = self.embedded(theta, h_image, h_text)
+            _, (du, dv), *_ = torch.func.jvp(partial(self.embedded, h_image=h_image, h_text=h_text), (theta,), (w,))
+            terms = BatchTerms.of(Embedded(u, v, du, dv, 1.0, 0.0), role)
             found[:, rows.numpy()] = torch.stack([positive_influence(terms), negative_influence(terms)]).numpy()
         return found[0], found[1]

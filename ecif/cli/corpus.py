@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -21,6 +23,25 @@ Sources = Annotated[
 
 class LintSettings(StorageSettings, SampleSettings):
     """What `lint` takes."""
+
+
+def demo(
+    *,
+    out: Annotated[
+        Path, Parameter(help="where the corpus, the model and the results go; an earlier demo is replaced")
+    ] = (Path("demo-out")),
+    pairs: Annotated[int, Parameter(help="pairs of the corpus")] = 6_000,
+    seed: Annotated[int, Parameter(help="seed of every random choice")] = 0,
+    json: Annotated[bool, Parameter(help="print one JSON document on stdout")] = False,
+) -> Answer:
+    """Render, damage, clean and judge a small corpus: offline, on the CPU, in a few minutes."""
+    from rich.console import Console
+
+    from ecif.demo.run import print_outcome, run_demo
+
+    outcome = run_demo(out, pairs=pairs, seed=seed, progress=progress.choose(json))
+    code = EXIT_SHARDS_FAILED if outcome.failed else EXIT_OK
+    return Answer("", outcome.to_json(), code, show=lambda: print_outcome(outcome, Console()))
 
 
 def clean(
@@ -60,9 +81,10 @@ def fit(
     from ecif.stages.engine import load_engine
 
     run = open_run(named, chosen)
+    show = progress.choose(wants_json(usual))
+    _note_missing(run.inventory.missing, show)
     value: dict[str, Any] = {"fit_key": run.fit_key, "direction": run.layout.direction(run.fit_key), "failed": []}
     if not stage.is_done(run):
-        show = progress.choose(wants_json(usual))
         todo = stage.todo(run, stage.freeze_sample(run))
         engine = load_engine(chosen)
 
@@ -95,26 +117,40 @@ def score(
     from ecif.stages.engine import load_engine
 
     run = open_run(named, chosen)
+    show = progress.choose(wants_json(usual))
+    _note_missing(run.inventory.missing, show)
     done = stage.done(run)
     todo = [shard for shard in run.inventory.shards if shard.name not in done]
     failed: list[dict[str, Any]] = []
-    overlap = 0
+    overlap = samples = 0
     if todo:
-        show = progress.choose(wants_json(usual))
         engine = load_engine(chosen)
         direction = stage.load_direction(run, engine)
         with progress.shown(show, "score", sum(shard.samples or 0 for shard in todo), "pairs"):
             worked = loop.over(todo, lambda shard: stage.score_shard(run, engine, shard, direction, show), show)
         failed = failures(worked.failed)
         overlap = sum(summary.overlap for summary in worked.results)
+        samples = sum(summary.samples for summary in worked.results)
     scored = len(run.inventory.shards) - len(failed)
     where = run.layout.scores_of(run.score_key)
-    value = {"score_key": run.score_key, "scores": where, "shards": scored, "overlap": overlap, "failed": failed}
-    text = f"{scored:,} shards scored: {where}"
+    value = {
+        "score_key": run.score_key,
+        "scores": where,
+        "shards": scored,
+        "samples": samples,
+        "overlap": overlap,
+        "failed": failed,
+    }
+    text = f"{scored:,} shards scored, {samples:,} pairs by this run: {where}"
     if overlap:
-        text += f"\nwarning: {overlap:,} pairs have an image of the validation set; keep them apart"
+        show.note(f"{overlap:,} of these pairs have an image of the validation set, too: their scores are too kind")
     code = EXIT_SHARDS_FAILED if failed else EXIT_OK
     return Answer(f"{text}\n{listed(failed)}".rstrip(), value, code)
+
+
+def _note_missing(missing: Sequence[str], show: progress.Progress) -> None:
+    if missing:
+        show.note(f"{len(missing):,} shards of the ranges are missing, the first is {missing[0]}; the others are used")
 
 
 def _orchestrator() -> Any:
@@ -144,8 +180,3 @@ def lint(
     head = f"{found.shards:,} shards, {found.samples:,} samples: {found.errors:,} errors, {warnings:,} warnings"
     lines = [str(finding) for finding in found.findings]
     return Answer("\n".join([*lines, head]), found.to_json(), EXIT_CHECK_FAILED if found.errors else EXIT_OK)
-
-
-def demo() -> Answer:
-    """Render, damage, clean and judge a small corpus: offline, on the CPU, in a few minutes."""
-    raise UsageError("x")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from filelock import FileLock, Timeout
 
-from ecif.layout import Layout
 from ecif.inventory import Inventory
+from ecif.layout import Layout
 from ecif.run import Run
 from ecif.settings import Settings
 from ecif.storage import Storage
@@ -21,17 +21,27 @@ from tasks import ambient, device
 from tests.squares import Notes
 from tests.tiny import write_model
 
-HOLDER = "import sys, time; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); print('held', flush=True); time.sleep(600)"
+HOLDER = """
+import sys, time
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print("held", flush=True)
+time.sleep(600)
+"""
 
 
 def test_the_lock_of_a_device_ends_with_a_killed_process(tmp_path: Path) -> None:
     file = tmp_path / "cuda-0.lock"
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(file)], stdout=subprocess.PIPE) as holder:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(file)], stdout=subprocess.PIPE)
+    try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(Timeout):
             FileLock(file).acquire(timeout=0)
-        holder.send_signal(signal.SIGKILL)
+    finally:
+        holder.kill()
+        holder.wait()
     with FileLock(file).acquire(timeout=10):
         assert file.exists()
 
@@ -56,7 +66,8 @@ def test_one_at_a_time_computes_on_an_accelerator(monkeypatch: pytest.MonkeyPatc
     threads[0].start()
     assert inside.wait(60)
     threads[1].start()
-    while not notes.notes:
+    deadline = time.monotonic() + 60
+    while not notes.notes and time.monotonic() < deadline:
         threads[1].join(0.01)
     leave.set()
     for thread in threads:
