@@ -77,9 +77,8 @@ def flickr8k_swap(data: Path, work: Path, truth: pl.DataFrame, epochs: int) -> t
     model.write_text(json.dumps(FLICKR_MODEL))
     if not weights.exists():
         report = training.train(corpus, model, weights, epochs=epochs, batch_size=128, lr=1e-3, seed=0, augment=True)
-        print(
-            f"trained on {report.pairs} pairs in {report.seconds:.0f} s, losses {report.losses[0]:.2f} .. {report.losses[-1]:.2f}"
-        )
+        losses = f"{report.losses[0]:.2f} .. {report.losses[-1]:.2f}"
+        print(f"trained on {report.pairs} pairs in {report.seconds:.0f} s, losses {losses}")
     return corpus, validation, {"--model": str(model), "--pretrained": str(weights)}
 
 

@@ -90,7 +90,7 @@ class MethodSettings(_Group):
         "drop", description="the part of the validation gradient outside the projection: drop, or keep over delta"
     )
     factor_rank: int = Field(1024, ge=1, description="eigenvectors kept of the projected curvature")
-    damping: str = Field("0.1x", description="delta: an absolute value, or a multiple of the mean eigenvalue ('0.1x')")
+    damping: str = Field("10x", description="delta: an absolute value, or a multiple of the mean eigenvalue ('0.1x')")
     negative_role: Literal["exact", "first-order"] = Field(
         "exact", description="a removed pair as a negative of others: exactly, or to first order (ECIF paper)"
     )

@@ -128,6 +128,5 @@ def markdown(outcome: Outcome) -> str:
 def _escaped(text: str) -> str:
     """Names and messages come from the data: they must not become links, tables or HTML."""
     flat = " ".join(text.split())
-    for sign in "\\`*_[]<>|#":
-        flat = flat.replace(sign, f"&#{ord(sign)};")
-    return flat
+    # In one pass: the references themselves hold a sign that is to be escaped.
+    return "".join(f"&#{ord(sign)};" if sign in "&\\`*_[]<>|#" else sign for sign in flat)

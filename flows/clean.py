@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from prefect import flow, get_run_logger
-from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from ecif.progress import Progress
@@ -41,8 +40,7 @@ def run_clean(sources: Sequence[str], settings: Settings, progress: Progress) ->
         # A wrong request is refused while the engine starts, and before it is a run in anybody's database.
         engine.running(meanwhile=lambda: _prepare(sources, settings)),
     ):
-        state = cast(State[dict[str, Any]], clean(list(sources), saved(settings), return_state=True))
-        return Outcome(**state.result())
+        return Outcome(**clean(list(sources), saved(settings)))
 
 
 def _prepare(sources: Sequence[str], settings: Settings) -> None:
@@ -52,7 +50,7 @@ def _prepare(sources: Sequence[str], settings: Settings) -> None:
 
 
 @flow(name="clean", description="Score a corpus of image-text pairs, and write it again without the harmful ones.")
-def clean(sources: list[str], settings: PublicSettings, prefix: str | None = None) -> Any:
+def clean(sources: list[str], settings: PublicSettings, prefix: str | None = None) -> dict[str, Any]:
     """Clean a corpus.
 
     Args:
@@ -72,7 +70,8 @@ def clean(sources: list[str], settings: PublicSettings, prefix: str | None = Non
     if not outcome.failed:
         return outcome.to_json()
     message = f"{len(outcome.failed)} shards failed and were set aside"
-    return Completed(name="ShardsFailed", message=message, data=outcome.to_json())
+    # For a returned state callers get its data, so the type is that of the data.
+    return cast(dict[str, Any], Completed(name="ShardsFailed", message=message, data=outcome.to_json()))
 
 
 def _clean(sources: list[str], settings: Settings, prefix: str | None, progress: Progress) -> Outcome:

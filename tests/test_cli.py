@@ -75,7 +75,7 @@ def test_text_says_what_came_out(corpus: Corpus, capsys: pytest.CaptureFixture[s
     assert run(["fit", *corpus.sources, *corpus.options()]) == 0
     assert run(["score", *corpus.sources, *corpus.options()]) == 0
     printed = capsys.readouterr()
-    assert "4 shards scored: " in printed.out
+    assert "4 shards scored, 48 pairs by this run: " in printed.out
     assert "score: 48 of 48 pairs" in printed.err
     assert "score: 48" not in printed.out
 

@@ -61,7 +61,12 @@ def test_counts_of_many_threads_add_up() -> None:
     stream = io.StringIO()
     lines = Lines(stream, every=1e9)
     lines.stage("write", 8000, "pairs")
-    threads = [threading.Thread(target=lambda: [lines.advance() for _ in range(1000)]) for _ in range(8)]
+
+    def work() -> None:
+        for _ in range(1000):
+            lines.advance()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

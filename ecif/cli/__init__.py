@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
@@ -27,8 +27,10 @@ app = App(
     version=f"ecif {ecif.__version__}",
     default_parameter=Parameter(negative=()),
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
-for command in (
+# In the order of the data's way, also in the help.
+_COMMANDS: tuple[Callable[..., Answer], ...] = (
     corpus.demo,
     corpus.clean,
     corpus.lint,
@@ -38,21 +40,22 @@ for command in (
     output.apply,
     output.verify,
     output.report,
-):
-    app.command(command)
+)
+for _place, _command in enumerate(_COMMANDS):
+    app.command(_command, sort_key=_place)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code (docs/cli.md)."""
+    if not sys.warnoptions:
+        # Libraries deprecate among themselves; nobody who cleans a corpus can act on it. -W shows it.
+        warnings.simplefilter("ignore")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     as_json = "--json" in arguments
-    if not sys.warnoptions:
-        # Libraries deprecate among themselves; nobody who cleans a corpus can act on it. -W shows it.
-        warnings.simplefilter("ignore")
     try:
         answer = app(list(arguments), exit_on_error=False, print_error=False)
     except EcifError as error:

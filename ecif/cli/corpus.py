@@ -27,9 +27,9 @@ class LintSettings(StorageSettings, SampleSettings):
 
 def demo(
     *,
-    out: Annotated[
-        Path, Parameter(help="where the corpus, the model and the results go; an earlier demo is replaced")
-    ] = (Path("demo-out")),
+    out: Annotated[Path, Parameter(help="directory of all that it makes; an earlier demo is replaced")] = Path(
+        "demo-out"
+    ),
     pairs: Annotated[int, Parameter(help="pairs of the corpus")] = 6_000,
     seed: Annotated[int, Parameter(help="seed of every random choice")] = 0,
     json: Annotated[bool, Parameter(help="print one JSON document on stdout")] = False,

@@ -81,8 +81,9 @@ def run_demo(out: Path, *, pairs: int = 6_000, seed: int = 0, progress: Progress
     smallest = BATCH * SHARDS // 2
     if not smallest <= pairs <= corpus.MOST_PAIRS:
         raise UsageError(f"--pairs: the demo takes {smallest:,} to {corpus.MOST_PAIRS:,} pairs, not {pairs:,}")
-    run_clean = _orchestrator()
+    orchestrator = _orchestrator()
     _take_over(out, {"made_by": "ecif demo", "pairs": pairs, "seed": seed})
+    run_clean = orchestrator.load()
     made = corpus.build(
         out / "corpus",
         pairs=pairs, validation_pairs=VALIDATION_PAIRS, shards=SHARDS, wrong=float(WRONG), seed=seed,
@@ -137,11 +138,12 @@ def print_outcome(outcome: DemoOutcome, console: Console) -> None:
         console.print(f"{name}: {place}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _orchestrator() -> Any:
+def _orchestrator() -> metadata.EntryPoint:
+    """Where the installed orchestration is: this package knows none."""
     found = metadata.entry_points(group="ecif.orchestrator", name="prefect")
     if not found:
         raise UsageError("no orchestration is installed: the demo needs this package installed with pip")
-    return next(iter(found)).load()
+    return next(iter(found))
 
 
 def _take_over(out: Path, marker: dict[str, Any]) -> None:

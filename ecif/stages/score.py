@@ -120,8 +120,8 @@ def score_shard(
     started = time.monotonic()
     url = run.layout.scores(run.score_key, shard.name)
     if run.storage.exists(url):
-        frame = pl.read_parquet(run.storage.read_bytes(url), columns=["status"])
-        facts = pl.read_parquet_metadata(run.storage.read_bytes(url))
+        data = run.storage.read_bytes(url)
+        frame, facts = pl.read_parquet(data, columns=["status"]), pl.read_parquet_metadata(data)
         return _summary(shard, frame, int(facts["ecif_overlap"]), started, skipped=True)
     frame, overlap = score_frame(run, engine, shard, direction, progress)
     with TemporaryDirectory(prefix="ecif-") as folder:

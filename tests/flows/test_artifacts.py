@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 from hypothesis import given
@@ -44,6 +45,7 @@ def test_the_page_shows_names_from_the_data_as_text() -> None:
     assert "](" not in page
     assert "\n# headline" not in page
     assert "and 10 more" in page
+    assert html.unescape(markdown(Outcome("a_b/&c*"))).startswith("# a_b/&c*\n")
 
 
 def test_a_shard_counts_as_lost_what_is_not_kept_or_has_no_score() -> None:

@@ -34,12 +34,11 @@ def _fan(name: str, work: Any, shards: list[Shard], made: set[str], size: int = 
     quick = group_task.with_options(retry_delay_seconds=0.01)
 
     @flow(name=f"fan-{name}")
-    def around() -> Any:
+    def around() -> Fanned:
         return fan_out(quick, JOB, shards, outputs=lambda: made, size=size, workers=workers)
 
     with ambient.during(ambient.Ambient(Notes())):
-        fanned: Fanned = around()
-        return fanned
+        return around()
 
 
 def test_all_shards_are_worked_on_once_in_few_tasks_at_a_time() -> None:
