@@ -81,7 +81,8 @@ class Lines:
     def end(self) -> None:
         with self._lock:
             if self._name:
-                self._print(f"{self._state(time.monotonic())}, done")
+                ended = "done" if self._count >= self._total else "ended"
+                self._print(f"{self._state(time.monotonic())}, {ended}")
                 self._name = ""
 
     def _state(self, now: float) -> str:

@@ -9,6 +9,7 @@ Few task runs are in flight at any time: Prefect's event queue drops task runs w
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
@@ -25,6 +26,7 @@ from tasks.groups import Group, Job, split
 from tasks.stages import Aside, Result
 
 CACHED = "Cached"
+SECONDS_PER_LOOK = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,11 @@ def _wave(
 
     def land() -> None:
         group, future = flying.popleft()
+        over = threading.Event()
+        future.add_done_callback(lambda _: over.set())
+        # In turns: where another thread receives the signal, Ctrl-C does not end a wait without a limit.
+        while not over.wait(SECONDS_PER_LOOK):
+            pass
         result = future.result()  # raises what the task raised
         landed(group, result, future.state.name == CACHED)
 

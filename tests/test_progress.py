@@ -100,7 +100,7 @@ def test_a_stage_ends_with_its_block_also_on_an_error() -> None:
     stream = io.StringIO()
     with pytest.raises(ValueError, match="boom"), shown(Lines(stream), "score", 1, "pairs"):
         raise ValueError("boom")
-    assert stream.getvalue().splitlines()[-1].endswith("done")
+    assert stream.getvalue().splitlines()[-1].endswith("s, ended")
 
 
 def test_bars_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:

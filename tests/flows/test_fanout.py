@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections import Counter
 from typing import Any
@@ -137,6 +139,20 @@ def test_a_mistake_in_the_request_ends_everything() -> None:
     with pytest.raises(ModelError, match="does not load"):
         _fan("mistake", work, _shards(40), set(), size=1, workers=1)
     assert len(tries) < 5
+
+
+def test_an_interruption_ends_the_wait_and_the_group_after_its_shard() -> None:
+    begun: list[str] = []
+
+    def work(shard: Shard) -> dict[str, Any]:
+        begun.append(shard.name)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert ambient.current().stop.wait(60)
+        return {"shard": shard.name}
+
+    with pytest.raises(KeyboardInterrupt):
+        _fan("interrupted", work, _shards(3), set(), size=3, workers=1)
+    assert begun == ["000"]
 
 
 def test_results_come_from_the_cache_only_for_the_same_input_bytes() -> None:
