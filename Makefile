@@ -46,6 +46,8 @@ endif
 demo: $(INSTALLED)
 	$(BIN)/ecif demo $(ARGS)
 
+# One thread of arithmetic per test process: two processes with two threads each would wait for each other.
+test: export OMP_NUM_THREADS ?= 1
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
@@ -57,8 +59,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: export OMP_WAIT_POLICY ?= PASSIVE
 bench: $(INSTALLED)
-	$(BIN)/python -m bench.throughput $(ARGS)
+	$(BIN)/python -W ignore -m bench.throughput --work bench-out $(ARGS)
+	$(BIN)/python -W ignore -m bench.memory --work bench-out
 
 docs: $(INSTALLED)
 	$(BIN)/python -m docs.generate

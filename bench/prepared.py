@@ -16,7 +16,6 @@ class Prepared:
 
     sources: list[str]
     settings: dict[str, Any]
-    truth: Path
 
 
 def prepare(work: Path, pairs: int, *, epochs: int = 1, shards: int = 4) -> Prepared:
@@ -29,10 +28,8 @@ def prepare(work: Path, pairs: int, *, epochs: int = 1, shards: int = 4) -> Prep
         training.train(
             made.shards, made.config, root / "weights.safetensors", epochs=epochs, batch_size=128, lr=1e-3, seed=0
         )
-        stamp.write_text(json.dumps([str(tar) for tar in made.shards]))
-    settings = {
-        "model": str(root / "model.json"),
-        "pretrained": str(root / "weights.safetensors"),
-        "validation": (str(root / "validation.tar"),),
-    }
-    return Prepared(json.loads(stamp.read_text()), settings, root / "truth.parquet")
+        settings = {"model": str(made.config), "pretrained": str(root / "weights.safetensors")}
+        paths = {"sources": [str(tar) for tar in made.shards], "validation": str(made.validation)}
+        stamp.write_text(json.dumps({"settings": settings, **paths}))
+    done = json.loads(stamp.read_text())
+    return Prepared(done["sources"], {**done["settings"], "validation": (done["validation"],)})

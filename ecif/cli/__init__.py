@@ -5,6 +5,7 @@ Modules that compute are imported inside the commands, so that `ecif --help` ans
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -47,6 +48,9 @@ for _place, _command in enumerate(_COMMANDS):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code (docs/cli.md)."""
+    # OpenMP reads this when torch is imported. Threads that spin while they wait cost a shared machine several times
+    # what they gain (docs/log.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.warnoptions:
         # Libraries deprecate among themselves; nobody who cleans a corpus can act on it. -W shows it.
         warnings.simplefilter("ignore")

@@ -7,7 +7,6 @@ validation pairs, and never the truth. As the fraction of mistakes is known here
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -79,9 +78,6 @@ def run_demo(out: Path, *, pairs: int = 6_000, seed: int = 0, progress: Progress
         UsageError: `out` holds something else, `pairs` is too small or too large, or no orchestration is installed.
     """
     started = time.perf_counter()
-    # Read when torch is first imported. Threads that sleep while they wait cost nothing on idle cores, and where
-    # the cores are shared with other work, training took 13 s an epoch instead of 55 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     smallest = BATCH * SHARDS // 2
     if not smallest <= pairs <= corpus.MOST_PAIRS:
         raise UsageError(f"--pairs: the demo takes {smallest:,} to {corpus.MOST_PAIRS:,} pairs, not {pairs:,}")
