@@ -13,7 +13,12 @@ from typing import Any
 import botocore.session
 import fsspec
 import pytest
+from hypothesis import settings
 from moto.server import ThreadedMotoServer
+
+# Examples may take long on a busy machine; that is no property of what is tested.
+settings.register_profile("ecif", deadline=None)
+settings.load_profile("ecif")
 
 MakeTar = Callable[..., bytes]
 

@@ -100,9 +100,7 @@ class BilinearProblem:
 
     def ggn(self, x: Tensor) -> Tensor:
         """GGN of all batches times a vector, without damping."""
-        products = [
-            curvature.ggn_product(partial(self.logits, rows=rows), self.minimum, x) for rows in self.batches
-        ]
+        products = [curvature.ggn_product(partial(self.logits, rows=rows), self.minimum, x) for rows in self.batches]
         return torch.stack(products).sum(0)
 
     def direction(self) -> Tensor:

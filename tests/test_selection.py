@@ -256,7 +256,7 @@ def test_decisions_survive_json() -> None:
     for policy in ({"drop": Decimal("0.50")}, {"drop_count": 0}, {"threshold": 0.15}):
         decision = decide(frames, **policy)
         assert Decision.from_json(decision.to_json(), "decision.json") == decision
-    assert decide(frames, drop=Decimal("0.50")).policy == {"drop": "0.50"}
+    assert decide(frames, drop=Decimal("0.50")).policy == decide(frames, drop=Decimal("0.5")).policy == {"drop": "0.5"}
 
 
 @pytest.mark.parametrize(

@@ -63,12 +63,14 @@ class Evaluation:
 
     def table(self) -> Table:
         """The verdict for a terminal."""
+        from rich.box import SIMPLE_HEAVY
         from rich.table import Table
 
-        table = Table(title="planted mistakes", title_justify="left")
-        table.add_column("kind")
-        for name in ("pairs", "found", "missed", *(f"AUROC {name}" for name in self.auroc)):
-            table.add_column(name, justify="right")
+        # Eighty columns, as terminals have them, must do: a number that is cut off is no number.
+        table = Table(title="planted mistakes, and AUROC by score", title_justify="left", box=SIMPLE_HEAVY)
+        table.add_column("kind", no_wrap=True)
+        for name in ("pairs", "found", "missed", *self.auroc):
+            table.add_column(name, justify="right", no_wrap=True)
         for kind in self.kinds:
             row = (kind.name, f"{kind.n:,}", f"{kind.found:,}", f"{kind.missed:,}")
             table.add_row(*row, *(_shown(value) for value in kind.auroc.values()))
@@ -77,7 +79,7 @@ class Evaluation:
         row = ("all mistakes", f"{n:,}", f"{found:,}", f"{n - found:,}")
         table.add_row(*row, *(_shown(value) for value in self.auroc.values()), style="bold")
         table.add_row("all, AUPRC", "", "", "", *(_shown(value) for value in self.auprc.values()))
-        table.add_row("clean", f"{self.clean:,}", f"{self.clean_dropped:,} dropped", "", *("" for _ in self.auroc))
+        table.add_row("clean", f"{self.clean:,}", f"{self.clean_dropped:,} lost", "", *("" for _ in self.auroc))
         return table
 
 
