@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -91,6 +92,7 @@ def storage(work: Path, s3: bool) -> Iterator[Any]:
     import boto3
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -142,6 +144,16 @@ def judge(scores: pl.DataFrame, truth: pl.DataFrame) -> None:
         print(f"{title:20}" + "".join(f"{cell:20.3f}" for cell in cells) + f"   n = {wrong.sum()}")
 
 
+def precision(ledgers: pl.DataFrame, truth: pl.DataFrame) -> None:
+    """Print how many of the dropped pairs are wrong."""
+    wrong = ledgers.join(truth.select("uid", "misaligned"), on="uid")["misaligned"].sum()
+    print(f"of {len(ledgers)} dropped pairs, {wrong} are wrong; at random it would be {_expected(ledgers, truth):.0f}")
+
+
+def _expected(ledgers: pl.DataFrame, truth: pl.DataFrame) -> float:
+    return len(ledgers) * float(truth["misaligned"].cast(pl.Float64).mean())  # type: ignore[arg-type]
+
+
 def survivors(source: Path, cleaned: bytes) -> None:
     """Print the sha256 of three surviving members before and after."""
     with tarfile.open(source) as before, tarfile.open(fileobj=io.BytesIO(cleaned)) as after:
@@ -182,6 +194,8 @@ def main() -> None:
             files = Storage()
             found = [info.url for info in files.list(f"{out}/{META}/scores", ".parquet")]
             judge(pl.concat([pl.read_parquet(files.read_bytes(url)) for url in found]), truth)
+            found = [info.url for info in files.list(f"{out}/{META}/ledger", ".parquet")]
+            precision(pl.concat([pl.read_parquet(files.read_bytes(url)) for url in found]), truth)
             print("three surviving members, sha256 before and after:")
             survivors(corpus[0], files.read_bytes(f"{out}/{corpus[0].stem}.tar"))
 

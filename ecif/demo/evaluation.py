@@ -67,7 +67,9 @@ class Evaluation:
         from rich.table import Table
 
         # Eighty columns, as terminals have them, must do: a number that is cut off is no number.
-        table = Table(title="planted mistakes, and AUROC by score", title_justify="left", box=SIMPLE_HEAVY)
+        table = Table(
+            title="planted mistakes, and AUROC by score", title_justify="left", box=SIMPLE_HEAVY, pad_edge=False
+        )
         table.add_column("kind", no_wrap=True)
         for name in ("pairs", "found", "missed", *self.auroc):
             table.add_column(name, justify="right", no_wrap=True)
