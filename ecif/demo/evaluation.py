@@ -63,12 +63,16 @@ class Evaluation:
 
     def table(self) -> Table:
         """The verdict for a terminal."""
-        from rich.box import SIMPLE_HEAVY
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
         # Eighty columns, as terminals have them, must do: a number that is cut off is no number.
         table = Table(
-            title="planted mistakes, and AUROC by score", title_justify="left", box=SIMPLE_HEAVY, pad_edge=False
+            title="planted mistakes, and AUROC by score",
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            padding=0,
+            pad_edge=False,
         )
         table.add_column("kind", no_wrap=True)
         for name in ("pairs", "found", "missed", *self.auroc):
