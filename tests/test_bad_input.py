@@ -209,3 +209,17 @@ def test_a_validation_set_that_overlaps_the_corpus_is_said_and_counted(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["overlap"] == 24
     assert "validation" in captured.err
+
+
+def test_a_second_decision_is_planned_but_not_applied(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources, out = [str(root / "raw")], str(root / "out")
+    for arguments in (command("fit", root, sources), command("score", root, sources), ["plan", out, "--drop", "0.25"]):
+        assert run(arguments) == EXIT_OK
+    assert run(["apply", out]) == EXIT_OK
+    capsys.readouterr()
+    assert run(["plan", out, "--drop", "0.5", "--json"]) == EXIT_OK
+    captured = capsys.readouterr()
+    assert "holds the decision" in captured.err
+    other = json.loads(captured.out)["key"]
+    assert other in refused(capsys, ["apply", out, "--decision", other])
+    assert run(["verify", out]) == EXIT_OK
