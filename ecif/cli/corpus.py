@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -15,6 +15,9 @@ from ecif.cli.options import Usual, settings_of, sources_of, wants_json
 from ecif.cli.text import failures, listed
 from ecif.errors import EXIT_CHECK_FAILED, EXIT_OK, EXIT_SHARDS_FAILED, UsageError
 from ecif.settings import SampleSettings, ScoreSettings, Settings, StorageSettings
+
+if TYPE_CHECKING:
+    from ecif.run import Run
 
 Sources = Annotated[
     str, Parameter(help="tars: brace ranges, globs, directories, lists of URLs (.txt), single files, or a::b of these")
@@ -75,18 +78,17 @@ def fit(
     named = sources_of(sources, usual)
 
     from ecif.inventory import Shard
-    from ecif.run import open_run
     from ecif.stages import fit as stage
     from ecif.stages import loop
     from ecif.stages.engine import load_engine
 
-    run = open_run(named, chosen)
     show = progress.choose(wants_json(usual))
-    _note_missing(run.inventory.missing, show)
+    run = _opened(named, chosen, show)
     value: dict[str, Any] = {"fit_key": run.fit_key, "direction": run.layout.direction(run.fit_key), "failed": []}
     if not stage.is_done(run):
         todo = stage.todo(run, stage.freeze_sample(run))
         engine = load_engine(chosen)
+        show.note(f"influence lives in {engine.towers.coverage}")
 
         def work(shard: Shard) -> None:
             stage.map_shard(run, engine, shard)
@@ -111,14 +113,12 @@ def score(
     chosen = settings_of(ScoreSettings, settings, usual)
     named = sources_of(sources, usual)
 
-    from ecif.run import open_run
     from ecif.stages import loop
     from ecif.stages import score as stage
     from ecif.stages.engine import load_engine
 
-    run = open_run(named, chosen)
     show = progress.choose(wants_json(usual))
-    _note_missing(run.inventory.missing, show)
+    run = _opened(named, chosen, show)
     done = stage.done(run)
     todo = [shard for shard in run.inventory.shards if shard.name not in done]
     failed: list[dict[str, Any]] = []
@@ -148,9 +148,13 @@ def score(
     return Answer(f"{text}\n{listed(failed)}".rstrip(), value, code)
 
 
-def _note_missing(missing: Sequence[str], show: progress.Progress) -> None:
-    if missing:
+def _opened(named: Sequence[str], chosen: ScoreSettings, show: progress.Progress) -> Run:
+    from ecif.run import open_run
+
+    run = open_run(named, chosen)
+    if missing := run.inventory.missing:
         show.note(f"{len(missing):,} shards of the ranges are missing, the first is {missing[0]}; the others are used")
+    return run
 
 
 def _orchestrator() -> Any:

@@ -40,7 +40,9 @@ def plan(
     show = progress.choose(wants_json(usual))
     decision = stage.plan(layout, storage, chosen, scores, show, set_aside=without)
     if storage.exists(layout.applied()) and (held := stage.load_decision(layout, storage).key) != decision.key:
-        show.note(f"this output holds the decision {held} already, and apply follows that one; another one needs a new --out")
+        show.note(
+            f"this output holds the decision {held} already, and apply follows that one; another one needs a new --out"
+        )
     cut = "nothing" if decision.threshold is None else f"{decision.detector} beyond {decision.threshold:.6g}"
     text = (
         f"decision {decision.key}: drop {decision.n_dropped:,} of {decision.n_ok:,} scored pairs ({cut}), "
