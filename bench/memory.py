@@ -1,7 +1,7 @@
 """Peak memory of scoring and of applying one shard, as the shard grows.
 
-Each measurement is a process of its own; the figure is the operating system's own (ru_maxrss), the imports of torch
-included. What may grow is the index of a shard: keys, and 4 D numbers of 4 bytes a pair while it is scored.
+Each measurement is a process of its own; the figure is the operating system's own (VmHWM of /proc/self/status, because
+ru_maxrss begins with what the parent held), the imports of torch included. What may grow is the index of a shard: keys, and 4 D numbers of 4 bytes a pair while it is scored.
 
     python -m bench.memory --work DIR [--sizes 1000 4000 16000]
 """
@@ -9,8 +9,6 @@ included. What may grow is the index of a shard: keys, and 4 D numbers of 4 byte
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -54,7 +52,8 @@ def main() -> None:
     if arguments.child:
         stage, out = arguments.child
         one(stage, prepare(arguments.work, arguments.sizes[0], epochs=0, shards=1), Path(out))
-        print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+        status = Path("/proc/self/status").read_text("utf-8")
+        print(next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")))
         return
     print(f"{'pairs in the shard':>18} {'tar MB':>8} {'score, peak MB':>15} {'apply, peak MB':>15}")
     for size in arguments.sizes:
