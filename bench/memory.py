@@ -1,7 +1,8 @@
 """Peak memory of scoring and of applying one shard, as the shard grows.
 
 Each measurement is a process of its own; the figure is the operating system's own (VmHWM of /proc/self/status, because
-ru_maxrss begins with what the parent held), the imports of torch included. What may grow is the index of a shard: keys, and 4 D numbers of 4 bytes a pair while it is scored.
+ru_maxrss begins with what the parent held), the imports of torch included. What may grow is the index of a shard:
+keys, and 4 D numbers of 4 bytes a pair while it is scored.
 
     python -m bench.memory --work DIR [--sizes 1000 4000 16000]
 """
