@@ -45,11 +45,21 @@ def contents(out: Path) -> dict[str, tuple[str, int]]:
     }
 
 
-def run(demo: Prepared, out: Path, home: Path) -> float:
-    """Run to the end; seconds."""
-    started = time.monotonic()
+def start(demo: Prepared, out: Path, home: Path) -> subprocess.Popen[bytes]:
+    """Start a run and wait until its fit begins: before that there is nothing to lose."""
     environment = {**os.environ, "PREFECT_HOME": str(home)}
-    subprocess.run(command(demo, out), check=True, env=environment, capture_output=True)
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command(demo, out), env=environment, stdout=quiet, stderr=quiet)
+    while process.poll() is None and not (out / META / "fit").exists():
+        time.sleep(0.01)
+    return process
+
+
+def finish(process: subprocess.Popen[bytes]) -> float:
+    """Wait for its end; seconds."""
+    started = time.monotonic()
+    if process.wait() != 0:
+        raise SystemExit(f"a run that was left alone ended with exit code {process.returncode}")
     return time.monotonic() - started
 
 
@@ -65,32 +75,26 @@ def main() -> None:
     # The same --out for all runs: its path stands in the saved settings.
     out, home = arguments.work / "kill-out", arguments.work / "kill-home"
     shutil.rmtree(out, ignore_errors=True)
-    whole = run(demo, out, home)
+    whole = finish(start(demo, out, home))
     expected = contents(out)
-    print(f"uninterrupted: {whole:.0f} s, {len(expected)} files")
+    print(f"uninterrupted: {whole:.0f} s from the beginning of the fit, {len(expected)} files")
     moments, wrong = random.Random(arguments.seed), 0
     for number in range(arguments.kills):
         shutil.rmtree(out)
-        process = subprocess.Popen(
-            command(demo, out),
-            env={**os.environ, "PREFECT_HOME": str(home)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while not (out / META / "fit").exists():  # before that there is nothing to lose
-            time.sleep(0.01)
-        delay = moments.uniform(0.0, 0.5 * whole)
+        process = start(demo, out, home)
+        delay = moments.uniform(0.0, whole)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()
         before = contents(out)
-        again = run(demo, out, home)
+        again = finish(start(demo, out, home))
         after = contents(out)
         touched = [name for name, found in before.items() if after.get(name) != found]
         names = expected.keys() | after.keys()
         differing = [name for name in names if expected.get(name, ("",))[0] != after.get(name, ("",))[0]]
         wrong += len(touched) + len(differing)
-        tables, manifests = (sum(part in name for name in before) for part in ("/scores/", "/manifest/"))
+        tables = sum("/scores/" in name and name.endswith(".parquet") for name in before)
+        manifests = sum("/manifest/" in name for name in before)
         print(
             f"kill {number + 1}: {delay:.1f} s after the fit began, {tables} score files and {manifests} manifests "
             f"were finished; run again in {again:.0f} s: {len(touched)} finished files touched, "
