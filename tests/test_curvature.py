@@ -44,16 +44,16 @@ def test_the_ggn_product_is_the_hessian_where_the_logits_are_linear(problem: Bil
 def test_sketches_are_unbiased(problem: BilinearProblem) -> None:
     """The error of the mean of m sketches falls like 1 / sqrt(m)."""
     exact = dense_ggn(problem)
-    errors = [float((sketch_gram(problem, m) - exact).norm() / exact.norm()) for m in (50, 1600)]
-    assert errors[1] < 0.1
-    assert errors[1] < errors[0] / 3
+    errors = [float((sketch_gram(problem, m) - exact).norm() / exact.norm()) for m in (50, 5000)]
+    assert errors[1] < 0.05
+    assert errors[1] < errors[0] / 4
 
 
 def test_the_factor_of_many_sketches_gives_the_direction_of_conjugate_gradients(problem: BilinearProblem) -> None:
     """Map and reduce, without a projection, against GGN products with CG: w within a few per cent."""
-    factor = curvature.factorise(sketch_gram(problem, 2000), 1000, str(problem.delta))
+    factor = curvature.factorise(sketch_gram(problem, 5000), 1000, str(problem.delta))
     w, oracle = factor.solve(problem.validation_gradient()), problem.direction()
-    assert float((w - oracle).norm() / oracle.norm()) < 0.05
+    assert float((w - oracle).norm() / oracle.norm()) < 0.03
     assert float(torch.cosine_similarity(w, oracle, dim=0)) > 0.999
 
 
