@@ -36,8 +36,8 @@ def one(stage: str, demo: Prepared, out: Path) -> None:
         return
     engine = load_engine(run.settings)
     if stage == "fit":
-        fit.freeze_sample(run)
-        fit.map_shard(run, engine, shard)
+        project = fit.freeze_projection(run, engine, fit.sample_shards(run, fit.freeze_sample(run)))
+        fit.map_shard(run, engine, project, shard)
         fit.reduce(run, engine)
     else:
         score.score_shard(run, engine, shard, score.load_direction(run, engine))

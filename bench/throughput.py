@@ -58,8 +58,10 @@ def measure(settings: dict[str, Any], sources: list[str], rounds: int, work: Pat
         with TemporaryDirectory(dir=work) as out:
             run = open_run(sources, Settings(**settings, trainable=variant, out=out, fit_pairs=1, sketches=1))
             engine = load_engine(run.settings)
-            for shard in fit.todo(run, fit.freeze_sample(run)):
-                fit.map_shard(run, engine, shard)
+            sample = fit.freeze_sample(run)
+            project = fit.freeze_projection(run, engine, fit.sample_shards(run, sample))
+            for shard in fit.todo(run, sample):
+                fit.map_shard(run, engine, project, shard)
             fit.reduce(run, engine)
             prepared[variant] = (run, engine, score.load_direction(run, engine))
     floor_run, floor_engine, _ = prepared["heads"]

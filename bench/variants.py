@@ -46,8 +46,10 @@ def measure(variant: str, sources: list[str], base: dict[str, str], truth: pl.Da
         run = open_run(sources, settings)
         engine = load_engine(settings)
         started = time.perf_counter()
-        for shard in fit.todo(run, fit.freeze_sample(run)):
-            fit.map_shard(run, engine, shard)
+        sample = fit.freeze_sample(run)
+        project = fit.freeze_projection(run, engine, fit.sample_shards(run, sample))
+        for shard in fit.todo(run, sample):
+            fit.map_shard(run, engine, project, shard)
         fit.reduce(run, engine)
         fitted = time.perf_counter()
         direction = score.load_direction(run, engine)

@@ -6,7 +6,8 @@ With w = H^-1 grad L_val, the predicted change of the validation loss when pair 
 
 and both terms are derivatives along the one direction w: one JVP of the towers gives dU, dV, hence dS, and
 with it the scores of the whole batch, the coupling with every other sample included. IS < 0: the loss falls
-without the pair; it is harmful.
+without the pair; it is harmful. Other losses (of single test pairs, of other validation sets) are other
+directions w, and share the forward pass.
 
 Shape suffixes as in `contrastive`.
 """
@@ -26,24 +27,26 @@ NegativeRole = Literal["exact", "first-order"]
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Embeddings of samples and their derivatives along one direction.
+    """Embeddings of samples and their derivatives along R directions.
 
     Attributes:
         u_BD: unit-norm image embeddings. v_BD: unit-norm text embeddings.
-        du_BD, dv_BD: their derivatives along w.
-        scale: logit scale s. dscale: its derivative along w (0 unless the scale is trainable).
+        du_RBD, dv_RBD: their derivatives along each direction.
+        scale: logit scale s. dscale_R: its derivatives (0 unless the scale is trainable).
     """
 
     u_BD: Tensor
     v_BD: Tensor
-    du_BD: Tensor
-    dv_BD: Tensor
+    du_RBD: Tensor
+    dv_RBD: Tensor
     scale: float
-    dscale: float
+    dscale_R: tuple[float, ...]
 
     def take(self, rows: Tensor) -> Embedded:
         """The samples at `rows`, as a batch."""
-        return Embedded(self.u_BD[rows], self.v_BD[rows], self.du_BD[rows], self.dv_BD[rows], self.scale, self.dscale)
+        return Embedded(
+            self.u_BD[rows], self.v_BD[rows], self.du_RBD[:, rows], self.dv_RBD[:, rows], self.scale, self.dscale_R
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +59,18 @@ class BatchTerms:
     negative_role: NegativeRole
 
     @classmethod
-    def of(cls, batch: Embedded, negative_role: NegativeRole) -> BatchTerms:
+    def of(cls, batch: Embedded, negative_role: NegativeRole, direction: int = 0) -> BatchTerms:
+        """The terms along one of the directions of `batch`."""
         s_BB = contrastive.logits(batch.u_BD, batch.v_BD, batch.scale)
-        return cls(s_BB, directional_logits(batch), batch.scale, negative_role)
+        return cls(s_BB, directional_logits(batch, direction), batch.scale, negative_role)
 
 
-def directional_logits(batch: Embedded) -> Tensor:
-    """dS = s (dU V^T + U dV^T) + ds U V^T, (B, B)."""
-    ds_BB = contrastive.logits(batch.du_BD, batch.v_BD, batch.scale)
-    ds_BB += contrastive.logits(batch.u_BD, batch.dv_BD, batch.scale)
-    if batch.dscale:
-        ds_BB += contrastive.logits(batch.u_BD, batch.v_BD, batch.dscale)
+def directional_logits(batch: Embedded, direction: int = 0) -> Tensor:
+    """dS = s (dU V^T + U dV^T) + ds U V^T along one of the directions of `batch`, (B, B)."""
+    ds_BB = contrastive.logits(batch.du_RBD[direction], batch.v_BD, batch.scale)
+    ds_BB += contrastive.logits(batch.u_BD, batch.dv_RBD[direction], batch.scale)
+    if batch.dscale_R[direction]:
+        ds_BB += contrastive.logits(batch.u_BD, batch.v_BD, batch.dscale_R[direction])
     return ds_BB
 
 
@@ -88,6 +92,6 @@ def finite_rows(batch: Embedded) -> Tensor:
     One bad sample would turn its whole batch into NaN, so it is taken out before batches are formed.
     """
     rows = torch.ones(batch.u_BD.shape[0], dtype=torch.bool, device=batch.u_BD.device)
-    for x_BD in (batch.u_BD, batch.v_BD, batch.du_BD, batch.dv_BD):
+    for x_BD in (batch.u_BD, batch.v_BD, *batch.du_RBD, *batch.dv_RBD):
         rows &= torch.isfinite(x_BD).all(1)
     return rows

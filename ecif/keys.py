@@ -33,7 +33,7 @@ def fit_key(settings: ScoreSettings, contents: Mapping[str, str]) -> str:
         contents: content identities of the files that the settings name (model config, weights, validation,
             prompts): their paths do not matter, their bytes do.
     """
-    named = ("model", "pretrained", "validation", "objective")
+    named = ("model", "pretrained", "validation", "objective", "extend")
     numbers = _fields(settings, SampleSettings, ModelSettings, MethodSettings)
     chosen = {name: value for name, value in numbers.items() if name not in (*named, *_SCORE_ONLY)}
     return digest({"version": ALGO_VERSION, "contents": dict(contents), **chosen})

@@ -54,11 +54,29 @@ class Layout:
     def partial(self, fit_key: str, shard: str) -> str:
         return self._meta("fit", fit_key, "partial", f"{shard}.safetensors")
 
+    def sums(self, fit_key: str, level: int, n: int) -> str:
+        """Node of the tree in which partials are added."""
+        return self._meta("fit", fit_key, "sum", str(level), f"{n:06d}.safetensors")
+
+    def moments(self, fit_key: str) -> str:
+        """The sum of all, scaled to the corpus: what another fit can take over."""
+        return self._meta("fit", fit_key, "moments.safetensors")
+
+    def projection(self, fit_key: str) -> str:
+        return self._meta("fit", fit_key, "projection.safetensors")
+
+    def fits(self) -> str:
+        return self._meta("fit")
+
     def factor(self, fit_key: str) -> str:
         return self._meta("fit", fit_key, "factor.safetensors")
 
     def direction(self, fit_key: str) -> str:
         return self._meta("fit", fit_key, "direction.safetensors")
+
+    def gradient(self, fit_key: str) -> str:
+        """Gradient of the validation loss by parameter name."""
+        return self._meta("fit", fit_key, "gradient.safetensors")
 
     def validation(self, fit_key: str) -> str:
         """Digests of the validation images, to notice a corpus that holds them, too."""
@@ -67,6 +85,19 @@ class Layout:
     def fit_meta(self, fit_key: str) -> str:
         """Written last: a fit without it is not finished."""
         return self._meta("fit", fit_key, "meta.json")
+
+    def edit_partials(self, edit_key: str) -> str:
+        return self._meta("edit", edit_key, "partial")
+
+    def edit_partial(self, edit_key: str, shard: str) -> str:
+        """What the pairs of one shard that are to go add to the step of the weights."""
+        return self._meta("edit", edit_key, "partial", f"{shard}.safetensors")
+
+    def trace(self, trace_key: str) -> str:
+        return self._meta("trace", f"{trace_key}.parquet")
+
+    def trace_page(self, trace_key: str) -> str:
+        return self._meta("trace", f"{trace_key}.html")
 
     def score_keys(self) -> str:
         return self._meta("scores")

@@ -1,16 +1,12 @@
 """Low-rank gradient projection (LoGra, arXiv 2405.13954): few numbers per weight matrix instead of all.
 
-The gradient G (rows x columns) of a matrix becomes P_left G P_right^T, (k_left x k_right), with random
-P of orthonormal rows: lifting a projected vector back is then the transpose, and projecting what was lifted
-gives it back unchanged. A side no longer than its rank is kept as it is, so small heads are exact. Vectors
-(biases, norms) and scalars are matrices of one column; tensors of more axes are flattened behind the first.
+The gradient G (rows x columns) of a matrix becomes P_left G P_right^T, (k_left x k_right), with P of orthonormal
+rows, random or leading eigenvectors of the gradients' sides (PCA): lifting a projected vector back is then the
+transpose, and projecting what was lifted gives it back unchanged. A side no longer than its rank is kept as it
+is, so small heads are exact. Vectors (biases, norms) and scalars are matrices of one column; tensors of more axes
+are flattened behind the first.
 
-For the last projections of the towers the projected per-sample gradients of Pos_n are closed forms, exact
-and with the coupling through every embedding of the batch: with c_nm the cotangent of Pos_n at sample m,
-g_n = sum_m (P_in h_m) (P_out c_nm)^T is a few matrix products. Multiplying a layer's input by its output
-gradient row by row, as hooks do, gives another quantity for a loss that couples the batch.
-
-Shape suffixes: B samples of the batch, D embedding width, K projected numbers of one matrix.
+Shape suffix: K projected numbers.
 """
 
 from __future__ import annotations
@@ -21,8 +17,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-
-from ecif import contrastive
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +34,7 @@ class MatrixProjection:
     @property
     def matrix(self) -> tuple[int, int]:
         """Rows and columns of the parameter seen as a matrix."""
-        return _as_matrix(self.shape)
+        return as_matrix(self.shape)
 
     @property
     def ranks(self) -> tuple[int, int]:
@@ -92,6 +86,11 @@ class Projection:
         pieces = vector.split([part.size for part in self.parts.values()])
         return {name: part.lift(piece) for (name, part), piece in zip(self.parts.items(), pieces, strict=True)}
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What is not the identity, by "parameter/left" and "parameter/right", for `load_projection`."""
+        sides = {f"{n}/{k}": rows for n, p in self.parts.items() for k, rows in (("left", p.left), ("right", p.right))}
+        return {name: rows for name, rows in sides.items() if rows is not None}
+
     def slices(self) -> dict[str, slice]:
         """Where each parameter's numbers lie in the projected vector."""
         ends = torch.tensor([0, *(part.size for part in self.parts.values())]).cumsum(0).tolist()
@@ -112,20 +111,81 @@ def build(
     parts = {}
     for number, (name, shape) in enumerate(shapes.items()):
         generator = torch.Generator().manual_seed((seed << 20) + number)
-        sides = [_rows(rank, n, generator) for n in _as_matrix(shape)]
+        sides = [_rows(rank, n, generator) for n in as_matrix(shape)]
         left, right = (None if side is None else side.to(device, dtype) for side in sides)
         parts[name] = MatrixProjection(tuple(shape), left, right)
     return Projection(parts)
 
 
-def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+def build_pca(
+    shapes: Mapping[str, tuple[int, ...]],
+    sides: Mapping[str, Tensor],
+    rank: int,
+    budget: int,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    whole: bool = False,
+) -> Projection:
+    """Projections onto the leading eigenvectors of the gradients' two sides (`curvature.sides`).
+
+    Args:
+        sides: sums of G G^T by "parameter/left" and of G^T G by "parameter/right"; a side that is not there gets
+            random rows, or is kept if it is short. rank, budget: as in `build`.
+        whole: keep every eigenvector, whatever the budget: a rotation, in which EK-FAC's diagonal is taken.
+    """
+    while not whole and rank > 1 and sum(_size(shape, rank) for shape in shapes.values()) > budget:
+        rank -= 1
+    parts = {}
+    for number, (name, shape) in enumerate(shapes.items()):
+        generator = torch.Generator().manual_seed((seed << 20) + number)
+        rows = []
+        for side, n in zip(("left", "right"), as_matrix(shape), strict=True):
+            random = _rows(rank, n, generator)
+            covariance = sides.get(f"{name}/{side}")
+            found = random
+            if covariance is not None and (whole or n > rank):
+                found = torch.linalg.eigh(covariance).eigenvectors.flip(1).T[: n if whole else rank]
+            rows.append(None if found is None else found.to(device, dtype).contiguous())
+        parts[name] = MatrixProjection(tuple(shape), rows[0], rows[1])
+    return Projection(parts)
+
+
+def load_projection(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], device: torch.device, dtype: torch.dtype
+) -> Projection:
+    """The projection that `Projection.tensors` came from, for parameters of these shapes.
+
+    Raises:
+        ValueError: it was made for other parameters.
+    """
+
+    def side(name: str, kind: str, n: int) -> Tensor | None:
+        rows = tensors.get(f"{name}/{kind}")
+        if rows is not None and rows.shape[1] != n:
+            raise ValueError(f"the projection of {name} is for {rows.shape[1]} instead of {n} {kind} coordinates")
+        return None if rows is None else rows.to(device, dtype)
+
+    if other := {key.rpartition("/")[0] for key in tensors} - set(shapes):
+        raise ValueError(f"the projection is for other parameters, such as {min(other)}")
+    parts = {}
+    for name, shape in shapes.items():
+        rows, columns = as_matrix(shape)
+        parts[name] = MatrixProjection(tuple(shape), side(name, "left", rows), side(name, "right", columns))
+    return Projection(parts)
+
+
+def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a parameter seen as a matrix: vectors have one column, further axes are flattened."""
     if len(shape) < 2:
         return (shape[0] if shape else 1), 1
     return shape[0], int(torch.Size(shape[1:]).numel())
 
 
 def _size(shape: tuple[int, ...], rank: int) -> int:
-    rows, columns = _as_matrix(shape)
+    """Projected numbers of one parameter."""
+    rows, columns = as_matrix(shape)
     return min(rows, rank) * min(columns, rank)
 
 
@@ -135,75 +195,3 @@ def _rows(rank: int, n: int, generator: torch.Generator) -> Tensor | None:
         return None
     gaussian = torch.randn(n, rank, generator=generator, dtype=torch.float64)
     return torch.linalg.qr(gaussian).Q.T.contiguous()
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The last projection of one tower, for the closed forms.
-
-    Attributes:
-        weight: z = h W for a bare parameter, (n_in, n_out); z = h W^T for a linear layer, (n_out, n_in).
-        is_linear: which of the two. projection: of that weight.
-    """
-
-    weight: Tensor
-    is_linear: bool
-    projection: MatrixProjection
-
-    def sides(self) -> tuple[Tensor | None, Tensor | None]:
-        """P_in and P_out."""
-        p = self.projection
-        return (p.right, p.left) if self.is_linear else (p.left, p.right)
-
-
-def positive_head_gradients(
-    h_image: Tensor, h_text: Tensor, image: Head, text: Head, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Projected gradients of every Pos_n with respect to the two heads, (B, K_image) and (B, K_text).
-
-    Args:
-        h_image, h_text: inputs of the heads, (B, n_in). Biases of linear heads must be in neither.
-    """
-    norm_i, u_BD = _embed(h_image, image)
-    norm_t, v_BD = _embed(h_text, text)
-    s_BB = contrastive.logits(u_BD, v_BD, scale)
-    p_BB, q_BB = torch.softmax(s_BB, 1), torch.softmax(s_BB, 0)
-    return (
-        _one_side(h_image, norm_i, u_BD, v_BD, p_BB, q_BB, scale, image),
-        _one_side(h_text, norm_t, v_BD, u_BD, q_BB.T, p_BB.T, scale, text),
-    )
-
-
-def _embed(h: Tensor, head: Head) -> tuple[Tensor, Tensor]:
-    z_BD = h @ (head.weight.T if head.is_linear else head.weight)
-    norm_B1 = z_BD.norm(dim=1, keepdim=True)
-    return norm_B1, z_BD / norm_B1
-
-
-def _one_side(
-    h: Tensor, norm_B1: Tensor, u_BD: Tensor, v_BD: Tensor, p_BB: Tensor, q_BB: Tensor, scale: float, head: Head
-) -> Tensor:
-    """Gradients for the tower of u; p_BB is the softmax over the other tower's samples for each row of u.
-
-    Pos_n reaches u_m by the softmax of column n, with weight a_nm = s (Q_mn - delta_mn) / |z_m|, along v_n; and
-    u_n by that of row n, along b_n = s (sum_j P_nj v_j - v_n). The normalisation takes out the part along u.
-    """
-    p_in, p_out = head.sides()
-    x_BI = (h if p_in is None else h @ p_in.T) / norm_B1
-    u_BO = u_BD if p_out is None else u_BD @ p_out.T
-    v_BO = v_BD if p_out is None else v_BD @ p_out.T
-    eye_BB = torch.eye(len(h), dtype=h.dtype, device=h.device)
-    a_BB = scale * (q_BB - eye_BB).T
-    b_BD = scale * (p_BB @ v_BD - v_BD)
-    b_BO = b_BD if p_out is None else b_BD @ p_out.T
-    radial_BB = a_BB * (v_BD @ u_BD.T)
-    own_BO = b_BO - u_BO * (u_BD * b_BD).sum(1, keepdim=True)
-    u_x_BK = (u_BO.unsqueeze(2) * x_BI.unsqueeze(1)).flatten(1)  # (out, in), row-major
-    g_BK = _outer(v_BO, a_BB @ x_BI) - radial_BB @ u_x_BK + _outer(own_BO, x_BI)
-    if head.is_linear:
-        return g_BK
-    return g_BK.unflatten(1, (u_BO.shape[1], x_BI.shape[1])).transpose(1, 2).flatten(1)
-
-
-def _outer(a_BO: Tensor, b_BI: Tensor) -> Tensor:
-    return (a_BO.unsqueeze(2) * b_BI.unsqueeze(1)).flatten(1)

@@ -11,6 +11,7 @@ from typing import Any
 import ecif
 from ecif import inventory, keys
 from ecif.errors import ModelError, UsageError
+from ecif.finished import find_fit
 from ecif.inventory import Inventory
 from ecif.layout import Layout
 from ecif.settings import ScoreSettings, saved
@@ -80,5 +81,8 @@ def _contents(settings: ScoreSettings, validation: Sequence[Found], storage: Sto
         is_file = value.endswith((".json", ".safetensors", ".pt", ".pth", ".bin"))
         contents[name] = storage.fingerprint(value) if is_file else value
     kind, _, path = settings.objective.partition(":")
+    if settings.extend:
+        layout, key = find_fit(settings.extend, storage)
+        contents["extend"] = storage.fingerprint(layout.moments(key))
     contents["objective"] = f"{kind}:{storage.fingerprint(path)}" if path else kind
     return contents

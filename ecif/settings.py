@@ -50,6 +50,9 @@ class ModelSettings(_Group):
     model: str = Field("", description="an open_clip model name, or the path of a JSON model config")
     pretrained: str = Field("", description="an open_clip pretrained tag, or a weights file (.safetensors, .pt)")
     trainable: str = Field("heads", description="the parameters influence lives in: heads, last:K or all")
+    biases: Literal["include", "freeze"] = Field(
+        "include", description="biases, norms and other vectors among them: trainable, too, or frozen"
+    )
     precision: Literal["fp32", "bf16", "fp64"] = Field(
         "fp32", description="arithmetic of the towers; losses stay >= fp32"
     )
@@ -80,11 +83,21 @@ class MethodSettings(_Group):
     segmentations: int = Field(5, ge=1, description="K: ways to cut a shard into batches, averaged")
     seed: int = Field(0, ge=0, description="seed of every random choice")
     fit_pairs: int = Field(20_000, ge=1, description="the curvature is fitted on this many pairs, or 1 % if more")
-    curvature: Literal["fisher", "ggn"] = Field("ggn", description="curvature matrix of the fit")
-    sketches: int = Field(16, ge=1, description="ggn: random sketches per batch")
+    curvature: Literal["ggn", "fisher", "ekfac", "identity"] = Field("ggn", description="curvature matrix of the fit")
+    blocks: Literal["joint", "layer"] = Field(
+        "joint", description="ggn and fisher: one matrix for all parameters, or one for each"
+    )
+    sketches: int = Field(16, ge=1, description="ggn and ekfac: random sketches per batch")
     logra_rank: int = Field(32, ge=1, description="rows and columns kept of each weight's gradient (LoGra)")
     projected_size: int = Field(
         2048, ge=1, description="numbers in the projected gradient at most; lowers --logra-rank"
+    )
+    logra_init: Literal["random", "pca"] = Field(
+        "random", description="rows of the projections: random, or leading eigenvectors of the gradients' sides"
+    )
+    basis_pairs: int = Field(2_000, ge=2, description="pairs from which these eigenvectors are taken (pca, ekfac)")
+    extend: str = Field(
+        "", description="an earlier output: its curvature is taken over, and only new shards are fitted"
     )
     complement: Literal["drop", "keep"] = Field(
         "drop", description="the part of the validation gradient outside the projection: drop, or keep over delta"

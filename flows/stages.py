@@ -27,7 +27,7 @@ from flows.counts import counts
 from flows.fanout import Fanned, fan_out
 from flows.outcome import Outcome
 from tasks.groups import Job
-from tasks.stages import Result, fit_group, reduce_fit, score_group, write_group
+from tasks.stages import Result, fit_group, freeze_projection, reduce_fit, score_group, write_group
 
 
 class Stages:
@@ -63,6 +63,8 @@ class Stages:
                 return True
             sample = fit.freeze_sample(self.run)
             todo = fit.todo(self.run, sample)
+            shards = fit.sample_shards(self.run, sample)
+            freeze_projection(self.job, shards)
             self._fan(
                 "fit",
                 fit_group,
@@ -75,7 +77,7 @@ class Stages:
             if self.failed:
                 self.progress.note("the fit waits for the shards that failed: its sample is frozen")
                 return False
-            reduce_fit(self.job, [shard for shard in self.run.inventory.shards if shard.name in set(sample.shards)])
+            reduce_fit(self.job, shards)
             return True
 
     def score(self) -> None:

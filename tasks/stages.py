@@ -75,13 +75,14 @@ def fit_group(job: Job, group: Group) -> Result:
     run = job.run(group.shards)
 
     def work(shard: Shard) -> dict[str, Any]:
-        fit.map_shard(run, engine, shard)
+        fit.map_shard(run, engine, project, shard)
         progress.advance()
         return {"shard": shard.name}
 
     progress = ambient.current().progress
     with exclusive(run.settings.device):
         engine = engine_for(run)
+        project = fit.load_projection(run, engine)
         return through(group.shards, work)
 
 
@@ -121,6 +122,23 @@ def write_group(job: Job, group: Group) -> Result:
             return {"shard": shard.name, "samples": manifest.samples, "dropped": manifest.dropped}
 
         return through(group.shards, work)
+
+
+@task(
+    name="projection",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=exponential_backoff(FIRST_DELAY_SECONDS),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_worth_retrying,
+)
+def freeze_projection(job: Job, shards: Sequence[Shard]) -> None:
+    """Write what all groups of the fit project with."""
+    from ecif.stages import fit
+
+    run = job.run(shards)
+    with exclusive(run.settings.device):
+        fit.freeze_projection(run, engine_for(run), list(shards), ambient.current().progress)
 
 
 @task(

@@ -115,6 +115,6 @@ class BilinearProblem:
             h_image, h_text = self.h_image[rows], self.h_text[rows]
             u, v = self.embedded(theta, h_image, h_text)
             _, (du, dv), *_ = torch.func.jvp(partial(self.embedded, h_image=h_image, h_text=h_text), (theta,), (w,))
-            terms = BatchTerms.of(Embedded(u, v, du, dv, 1.0, 0.0), role)
+            terms = BatchTerms.of(Embedded(u, v, du[None], dv[None], 1.0, (0.0,)), role)
             found[:, rows.numpy()] = torch.stack([positive_influence(terms), negative_influence(terms)]).numpy()
         return found[0], found[1]

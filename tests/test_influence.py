@@ -47,7 +47,7 @@ def test_influence_is_the_per_sample_derivative_along_the_direction(
     generator = torch.Generator().manual_seed(1)
     w = {n: torch.randn(p.shape, generator=generator, dtype=torch.float64) for n, p in towers.parameters.items()}
     image, text = towers.image_stem(images(1)), towers.text_stem(CAPTIONS)
-    terms = BatchTerms.of(Embedded(*towers.push_forward(w, image, text), towers.scale, towers.dscale(w)), role)
+    terms = BatchTerms.of(Embedded(*towers.push_forward([w], image, text), towers.scale, (towers.dscale(w),)), role)
     values = {name: p.clone().requires_grad_() for name, p in towers.parameters.items()}
     u, v = towers.embed(values, image, text)
     s = contrastive.logits(u, v, values[SCALE].exp() if SCALE in values else towers.scale)
@@ -84,14 +84,14 @@ def test_directional_logits_include_the_scale() -> None:
 
     zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
     _, expected, *_ = torch.func.jvp(logits, (zero,), (one,))
-    torch.testing.assert_close(directional_logits(Embedded(u, v, du, dv, 5.0, 0.7)), expected)
+    torch.testing.assert_close(directional_logits(Embedded(u, v, du[None], dv[None], 5.0, (0.7,))), expected)
 
 
 def test_samples_that_are_not_finite_are_named() -> None:
     x = torch.ones(4, 3)
     bad = x.clone()
     bad[2, 1] = torch.nan
-    assert finite_rows(Embedded(x, x, x, bad, 1.0, 0.0)).tolist() == [True, True, False, True]
+    assert finite_rows(Embedded(x, x, x[None], bad[None], 1.0, (0.0,))).tolist() == [True, True, False, True]
 
 
 @pytest.fixture(scope="module")

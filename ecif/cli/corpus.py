@@ -83,15 +83,17 @@ def fit(
     from ecif.stages.engine import load_engine
 
     show = progress.choose(wants_json(usual))
-    run = _opened(named, chosen, show)
+    run = opened(named, chosen, show)
     value: dict[str, Any] = {"fit_key": run.fit_key, "direction": run.layout.direction(run.fit_key), "failed": []}
     if not stage.is_done(run):
-        todo = stage.todo(run, stage.freeze_sample(run))
+        sample = stage.freeze_sample(run)
+        todo = stage.todo(run, sample)
         engine = load_engine(chosen)
         show.note(f"influence lives in {engine.towers.coverage}")
+        project = stage.freeze_projection(run, engine, stage.sample_shards(run, sample), show)
 
         def work(shard: Shard) -> None:
-            stage.map_shard(run, engine, shard)
+            stage.map_shard(run, engine, project, shard)
             show.advance()
 
         with progress.shown(show, "fit", len(todo), "shards"):
@@ -118,7 +120,7 @@ def score(
     from ecif.stages.engine import load_engine
 
     show = progress.choose(wants_json(usual))
-    run = _opened(named, chosen, show)
+    run = opened(named, chosen, show)
     done = stage.done(run)
     todo = [shard for shard in run.inventory.shards if shard.name not in done]
     failed: list[dict[str, Any]] = []
@@ -148,7 +150,8 @@ def score(
     return Answer(f"{text}\n{listed(failed)}".rstrip(), value, code)
 
 
-def _opened(named: Sequence[str], chosen: ScoreSettings, show: progress.Progress) -> Run:
+def opened(named: Sequence[str], chosen: ScoreSettings, show: progress.Progress) -> Run:
+    """The run of these sources and settings; gaps in the ranges are said."""
     from ecif.run import open_run
 
     run = open_run(named, chosen)

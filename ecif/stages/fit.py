@@ -1,8 +1,9 @@
 """Fit: from a sample of the corpus to the direction w = H^-1 grad L_val, as a map and a reduce over files.
 
-    freeze_sample   which shards, decided once and written down before the first is read
-    map_shard       one shard -> partial/<shard>.safetensors, the Gram matrix of its projected gradients
-    reduce          partials, added in the order of the shards' names -> factor, validation gradient, direction
+    freeze_sample       which shards, decided once and written down before the first is read
+    freeze_projection   the rows onto which gradients are projected (`basis`)
+    map_shard           one shard -> partial/<shard>.safetensors, the second moments of its projected gradients
+    reduce              partials, added in the order of the shards' names -> factor, gradient, direction
 
 No array travels but through files, so shards may be mapped anywhere and in any order.
 """
@@ -10,30 +11,31 @@ No array travels but through files, so shards may be mapped anywhere and in any 
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ecif import curvature, logra
-from ecif.curvature import Factor
+from ecif import curvature
+from ecif.curvature import Curvature, Structure
+from ecif.curvature.moments import zeros
 from ecif.errors import BadTarError, InputError, UsageError
 from ecif.inventory import Shard
-from ecif.logra import Head, Projection
+from ecif.logra import Projection
 from ecif.progress import Progress, Silent
 from ecif.run import Run, versions
-from ecif.segmentation import segment
 from ecif.settings import MethodSettings
-from ecif.stages.batches import Batch, embed, load_batch, pull_back_projected
+from ecif.stages import basis, fitted, sums
+from ecif.stages.basis import freeze_projection as freeze_projection
+from ecif.stages.basis import load_projection as load_projection
+from ecif.stages.batches import Batch, embed, pull_back_projected
 from ecif.stages.engine import Engine
-from ecif.stages.reading import read_pairs
-from ecif.stages.spool import spool
+from ecif.stages.extension import Earlier, earlier
+from ecif.stages.fitted import is_done as is_done
+from ecif.stages.fitted import load_fit as load_fit
+from ecif.stages.fitted import solve as solve
+from ecif.stages.sums import Moments
 from ecif.stages.validation import Validation, load_validation
 
 SHARE = 100  # the fit sample is at least 1 / SHARE of the corpus
@@ -41,29 +43,32 @@ SHARE = 100  # the fit sample is at least 1 / SHARE of the corpus
 
 @dataclass(frozen=True, slots=True)
 class FitSample:
-    """Which shards the curvature is fitted on, and how many pairs the corpus had when that was decided (N)."""
+    """What the curvature is fitted on, frozen before the first shard is read.
+
+    Attributes:
+        shards: names, sorted. corpus_pairs: pairs of the corpus (N). new_pairs: those that no earlier fit stands for.
+    """
 
     shards: tuple[str, ...]
     corpus_pairs: int
-
-
-def is_done(run: Run) -> bool:
-    """Whether the direction exists; its meta.json is written last."""
-    return run.storage.exists(run.layout.fit_meta(run.fit_key))
+    new_pairs: int
 
 
 def freeze_sample(run: Run) -> FitSample:
     """Choose the shards of the fit, or read what was chosen before.
 
-    Shards come in the order of sha256(seed, name) until they hold max(fit_pairs, 1 % of the corpus) pairs.
+    Shards come in the order of sha256(seed, name) until they hold max(fit_pairs, 1 % of the corpus) pairs. With
+    an earlier fit only shards that it does not stand for are taken; the identity needs none.
 
     Raises:
-        UsageError: no shard of the corpus could be counted.
+        UsageError: no shard of the corpus could be counted; there is no fit to extend.
     """
     url = run.layout.fit_sample(run.fit_key)
     if not run.storage.exists(url):
-        sizes = {shard.name: shard.samples for shard in run.inventory.shards if shard.samples}
-        if not sizes:
+        before = earlier(run)
+        shards = [shard for shard in run.inventory.shards if not (before and before.holds(shard))]
+        sizes = {shard.name: shard.samples for shard in shards if shard.samples}
+        if not sizes and not before:
             raise UsageError("the corpus holds no sample: there is nothing to fit the curvature on")
         total = sum(sizes.values())
         wanted = max(run.settings.fit_pairs, -(-total // SHARE))
@@ -71,12 +76,13 @@ def freeze_sample(run: Run) -> FitSample:
         order = sorted(sizes, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
         chosen: list[str] = []
         for name in order:
-            if sum(sizes[taken] for taken in chosen) >= wanted:
+            if run.settings.curvature == "identity" or sum(sizes[taken] for taken in chosen) >= wanted:
                 break
             chosen.append(name)
-        run.storage.publish_json(url, {"shards": sorted(chosen), "corpus_pairs": total})
+        corpus = total + (before.corpus_pairs if before else 0)
+        run.storage.publish_json(url, {"shards": sorted(chosen), "corpus_pairs": corpus, "new_pairs": total})
     frozen = run.storage.read_json(url)
-    return FitSample(tuple(frozen["shards"]), frozen["corpus_pairs"])
+    return FitSample(tuple(frozen["shards"]), frozen["corpus_pairs"], frozen["new_pairs"])
 
 
 def todo(run: Run, sample: FitSample) -> list[Shard]:
@@ -91,88 +97,55 @@ def todo(run: Run, sample: FitSample) -> list[Shard]:
     ]
 
 
-def projection(settings: MethodSettings, engine: Engine, dtype: torch.dtype | None = None) -> Projection:
-    """The LoGra projection of this fit: a function of the settings and the shapes of the parameters."""
-    shapes = {name: tuple(p.shape) for name, p in engine.towers.parameters.items()}
-    return logra.build(
-        shapes,
-        settings.logra_rank,
-        settings.projected_size,
-        settings.seed,
-        engine.towers.device,
-        dtype or engine.towers.dtype,
-    )
+def structure(settings: MethodSettings) -> Structure:
+    """What is kept of the second moments."""
+    return "diagonal" if settings.curvature == "ekfac" else settings.blocks
 
 
-def map_shard(run: Run, engine: Engine, shard: Shard) -> None:
+def sample_shards(run: Run, sample: FitSample) -> list[Shard]:
+    """The shards of the sample, in its order."""
+    by_name = run.inventory.by_name()
+    return [by_name[name] for name in sample.shards]
+
+
+def map_shard(run: Run, engine: Engine, project: Projection, shard: Shard) -> None:
     """Write the partial file of one shard, unless it exists.
 
-    The file holds `gram`, (K, K) float64, and `pairs`: how many pairs entered it. A shard that is no tar
-    gives an empty partial with the reason, so that one bad shard does not keep the others from being fitted.
+    A shard that is no tar gives an empty partial with the reason, so that one bad shard does not keep the others from
+    being fitted.
+
+    Args:
+        project: the run's projection, in the arithmetic of the towers.
     """
     url = run.layout.partial(run.fit_key, shard.name)
     if run.storage.exists(url):
         return
-    project = projection(run.settings, engine)
-    gram = torch.zeros(project.size, project.size, dtype=curvature.GRAM_DTYPE, device=engine.towers.device)
-    pairs, problem = 0, ""
-    with spool() as samples:
-        try:
-            samples.add(read_pairs(shard.url, shard.name, run.storage, run.settings.caption, engine.limits))
-            for number, rows in enumerate(segment(samples.keys, run.settings.batch_size, run.settings.seed, 0).batches):
-                if len(rows) < run.settings.smallest_batch:
-                    continue
-                batch = load_batch(engine, samples, rows.tolist())
-                if batch.size < 2:
-                    continue
-                noise = torch.Generator().manual_seed(_noise_seed(run.settings.seed, shard.name, number))
-                gram += curvature.gram(_projected(run.settings, engine, batch, project, noise))
-                pairs += batch.size
-        except BadTarError as error:
-            gram.zero_()
-            pairs, problem = 0, str(error)
-    facts = json.dumps({"pairs": pairs, "problem": problem, "shard": shard.name})
-    run.storage.publish(url, save_tensors({"gram": gram.cpu()}, {"ecif": facts}))
+    kind = structure(run.settings)
+    total = zeros(project, kind, engine.towers.device)
+    pairs, problems = 0, {}
+    try:
+        for batch, noise in basis.batches(run, engine, shard):
+            rows = _projected(run.settings, engine, batch, project, noise)
+            for name, part in curvature.second_moments(rows, project, kind).items():
+                total[name] += part
+            pairs += batch.size
+    except BadTarError as error:
+        total = zeros(project, kind, engine.towers.device)
+        pairs, problems = 0, {shard.name: str(error)}
+    run.storage.publish(url, sums.pack(Moments(total, pairs, problems)))
 
 
 def _projected(
     settings: MethodSettings, engine: Engine, batch: Batch, project: Projection, noise: torch.Generator
 ) -> Tensor:
-    """Rows whose outer products sum to the projected curvature of the batch (in expectation, for ggn)."""
+    """Rows whose outer products sum to the projected curvature of the batch (in expectation, from sketches)."""
     if settings.curvature == "fisher":
-        return torch.cat(positive_gradients(engine, batch, project), 1)
+        from ecif import gradients
+
+        return gradients.projected_gradients(engine.towers, batch.states, project, ("positive",))["positive"]
     u_BD, v_BD = embed(engine, batch)
     sketches = curvature.ggn_sketches(u_BD, v_BD, engine.towers.scale, settings.sketches, noise)
     return pull_back_projected(engine, batch, sketches, project) / settings.sketches**0.5
-
-
-def positive_gradients(engine: Engine, batch: Batch, project: Projection) -> tuple[Tensor, Tensor]:
-    """Projected per-sample gradients of Pos for the two heads, (B, K_image) and (B, K_text), in closed form.
-
-    Raises:
-        UsageError: the trainable parameters are more than the heads.
-    """
-    towers = engine.towers
-    if towers.trainable != "heads":
-        raise UsageError("--curvature fisher has per-sample gradients of the heads only; use ggn, or --trainable heads")
-    image, text = (
-        Head(towers.parameters[tower.head], tower.head_is_linear, project.parts[tower.head]) for tower in towers.heads
-    )
-    h_image = torch.cat([state[0] for state, _ in batch.states])
-    h_text = torch.cat([state[0] for _, state in batch.states])
-    by_name = dict(
-        zip(
-            (tower.head for tower in towers.heads),
-            logra.positive_head_gradients(h_image, h_text, image, text, towers.scale),
-            strict=True,
-        )
-    )
-    first, second = (by_name[name] for name in project.parts)
-    return first, second
-
-
-def _noise_seed(seed: int, shard: str, batch: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{shard}:{batch}".encode()).digest()[:7])
 
 
 def reduce(run: Run, engine: Engine, progress: Progress = Silent()) -> None:
@@ -185,106 +158,93 @@ def reduce(run: Run, engine: Engine, progress: Progress = Silent()) -> None:
     if is_done(run):
         return
     sample = freeze_sample(run)
-    project = projection(run.settings, engine, torch.float64)
-    gram, pairs, problems = _sum_partials(run, sample, project.size)
-    if not pairs:
-        why = "; ".join(sorted(problems.values())[:2]) or (
-            f"every shard has fewer pairs than --min-batch ({run.settings.smallest_batch})"
-        )
-        raise UsageError(f"the curvature cannot be fitted: no pair of the fit sample could be used: {why}")
+    project = load_projection(run, engine, torch.float64)
+    found, moments = _moments(run, engine, sample)
     try:
-        factor = curvature.factorise(
-            gram.to(engine.towers.device) * (sample.corpus_pairs / pairs),
-            run.settings.factor_rank,
-            run.settings.damping,
-        )
+        factor = _factor(run, engine, sample, moments, project)
     except ValueError as error:
         raise UsageError(f"the curvature cannot be factorised: {error}") from error
     validation = load_validation(run.validation, run.settings, run.storage, engine, progress)
     direction = solve(factor, project, validation.gradient, keep_complement=run.settings.complement == "keep")
     if not all(torch.isfinite(part).all() for part in direction.values()):
         raise UsageError("the direction is not finite; raise --damping or use --precision fp64")
-    _write(run, engine, sample, pairs, problems, factor, project, validation, direction)
+    _write(run, engine, sample, found, moments, factor, project, validation, direction)
 
 
-def solve(
-    factor: Factor, project: Projection, gradient: dict[str, Tensor], *, keep_complement: bool
-) -> dict[str, Tensor]:
-    """w = H^-1 g by parameter name: the lift of the damped solution of the projected system.
-
-    Outside the projection the curvature is not known; its part of g is dropped, or divided by delta.
-    """
-    wide = {name: part.to(torch.float64) for name, part in gradient.items()}
-    projected = project.project(wide)
-    direction = project.lift(factor.solve(projected))
-    if keep_complement:
-        inside = project.lift(projected)
-        direction = {name: part + (wide[name] - inside[name]) / factor.delta for name, part in direction.items()}
-    return direction
-
-
-def _sum_partials(run: Run, sample: FitSample, size: int) -> tuple[Tensor, int, dict[str, str]]:
-    gram = torch.zeros(size, size, dtype=curvature.GRAM_DTYPE)
-    pairs, problems = 0, {}
-    for name in sample.shards:
-        url = run.layout.partial(run.fit_key, name)
-        data = run.storage.read_bytes(url)
-        part = load_tensors(data)["gram"]
-        if part.shape != gram.shape:
-            raise InputError(f"was made for {part.shape[0]} projected numbers, not {size}; use a new --out", url=url)
-        facts = _facts(data)
-        gram += part
-        pairs += int(facts["pairs"])
-        if facts["problem"]:
-            problems[name] = facts["problem"]
-    return gram, pairs, problems
+def _moments(run: Run, engine: Engine, sample: FitSample) -> tuple[Moments, Moments]:
+    """What the sample gave, and the moments of the corpus: scaled to it, the earlier fit's added."""
+    urls = [run.layout.partial(run.fit_key, name) for name in sample.shards]
+    found = sums.add_up(run, urls) if urls else Moments({}, 0)
+    before = earlier(run)
+    if not found.pairs and not before and run.settings.curvature != "identity":
+        why = "; ".join(sorted(found.problems.values())[:2]) or (
+            f"every shard has fewer pairs than --min-batch ({run.settings.smallest_batch})"
+        )
+        raise UsageError(f"the curvature cannot be fitted: no pair of the fit sample could be used: {why}")
+    factor = sample.new_pairs / max(found.pairs, 1)
+    scaled = Moments({name: part * factor for name, part in found.tensors.items()}, found.pairs, found.problems)
+    return found, _extended(run, engine, scaled, before) if before else scaled
 
 
-def _facts(data: bytes) -> dict[str, Any]:
-    """The JSON that stands in a safetensors file's metadata."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    facts: dict[str, Any] = json.loads(header["__metadata__"]["ecif"])
-    return facts
+def _extended(run: Run, engine: Engine, mine: Moments, before: Earlier) -> Moments:
+    url = before.moments()
+    theirs, about = sums.unpack(url, run.storage)
+    fitted.check(about, engine, url)
+    if not mine.pairs:
+        return theirs
+    if sums.shapes(theirs.tensors) != sums.shapes(mine.tensors):
+        raise InputError("cannot be extended: its curvature has another structure, see --curvature, --blocks", url=url)
+    total = {name: part + mine.tensors[name] for name, part in theirs.tensors.items()}
+    return replace(mine, tensors=total, pairs=mine.pairs + theirs.pairs)
+
+
+def _factor(run: Run, engine: Engine, sample: FitSample, moments: Moments, project: Projection) -> Curvature:
+    settings, device = run.settings, engine.towers.device
+    if settings.curvature == "identity":
+        return curvature.identity(project.size, sample.corpus_pairs, settings.damping, device)
+    # In the projection's order, which a file does not keep.
+    names = tuple(project.parts) if structure(settings) == "layer" else tuple(moments.tensors)
+    tensors = {name: moments.tensors[name].to(device) for name in names}
+    return curvature.from_moments(tensors, structure(settings), settings.factor_rank, settings.damping)
 
 
 def _write(
     run: Run,
     engine: Engine,
     sample: FitSample,
-    pairs: int,
-    problems: dict[str, str],
-    factor: Factor,
+    found: Moments,
+    moments: Moments,
+    factor: Curvature,
     project: Projection,
     validation: Validation,
     direction: dict[str, Tensor],
 ) -> None:
     layout, key = run.layout, run.fit_key
-    tensors = {"vectors": factor.vectors.cpu(), "values": factor.values.cpu()}
-    with TemporaryDirectory(prefix="ecif-") as folder:
-        for url, content in (
-            (layout.factor(key), tensors),
-            (layout.validation(key), {"digests": validation.digests}),
-            (layout.direction(key), {name: part.cpu().contiguous() for name, part in direction.items()}),
-        ):
-            file = Path(folder, "tensors")
-            file.write_bytes(save_tensors(content))
-            # Two runs that fit at the same time may differ in the last digits; the first one stands.
-            if not run.storage.exists(url):
-                run.storage.publish(url, file)
+    for url, content in (
+        (layout.moments(key), sums.pack(moments, fitted.made_for(engine))),
+        (layout.factor(key), fitted.pack(factor.tensors(), engine)),
+        (layout.validation(key), save_tensors({"digests": validation.digests})),
+        (layout.gradient(key), fitted.pack(validation.gradient, engine)),
+        (layout.direction(key), fitted.pack(direction, engine)),
+    ):
+        # Two runs that fit at the same time may differ in the last digits; the first one stands.
+        if not run.storage.exists(url):
+            run.storage.publish(url, content)
     coverage = engine.towers.coverage
     meta = {
+        "made_for": fitted.made_for(engine),
         "N": sample.corpus_pairs,
-        "N_fit": pairs,
+        "N_fit": moments.pairs,
         "shards": list(sample.shards),
-        "problems": problems,
+        "problems": found.problems,
         "curvature": run.settings.curvature,
+        "structure": structure(run.settings),
         "damping": {
             "delta": factor.delta,
             "lambda": factor.delta / sample.corpus_pairs,
             "mean_eigenvalue": factor.mean_eigenvalue,
         },
-        "factor_rank": len(factor.values),
+        "factor_rank": factor.rank,
         "effective_dimension": factor.effective_dimension,
         "projected_size": project.size,
         "projection": {name: [list(part.shape), list(part.ranks)] for name, part in project.parts.items()},

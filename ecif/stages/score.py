@@ -1,7 +1,7 @@
 """Score: one streaming pass over a shard gives a row for each of its samples.
 
-Every sample goes through the towers once, with its derivative along w. What stays in memory of a sample is its
-embeddings and their derivatives, 4 D numbers; batches of the loss are formed from these rows, K times over.
+Every sample goes through the towers once, with its derivative along w (`embedding`); batches of the loss are formed
+from the embedded rows, K times over, and a score is the mean over these segmentations.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from ecif.detectors import clip_score, neg_clip_loss
-from ecif.errors import InputError, ModelError, UsageError
+from ecif.errors import InputError
 from ecif.influence import BatchTerms, Embedded, finite_rows, negative_influence, positive_influence
 from ecif.inventory import Shard
 from ecif.progress import Progress, Silent
@@ -29,9 +29,9 @@ from ecif.run import Run
 from ecif.segmentation import segment
 from ecif.settings import MethodSettings
 from ecif.shards.decode import OK, Pair, Refused
+from ecif.stages import fitted
+from ecif.stages.embedding import embed_shard
 from ecif.stages.engine import Engine
-from ecif.stages.reading import read_pairs
-from ecif.stages.spool import image_digest
 
 # Averaged over the segmentations, in this order; `influence` is the sum of the two roles' means.
 _TERMS = {
@@ -49,7 +49,7 @@ SCHEMA = {
     "position": pl.UInt32,
     "batch_n": pl.UInt32,
     "status": pl.String,
-    **dict.fromkeys((*_TERMS, "influence"), pl.Float32),
+    **dict.fromkeys((*_TERMS, "influence", "influence_se"), pl.Float32),
 }
 
 
@@ -84,21 +84,10 @@ def load_direction(run: Run, engine: Engine) -> Direction:
     Raises:
         UsageError: there is no finished fit. ModelError: it was made for another model.
     """
-    meta_url = run.layout.fit_meta(run.fit_key)
-    if not run.storage.exists(meta_url):
-        raise UsageError(f"there is no finished fit for these settings in {run.layout.root}; run `ecif fit` first")
-    meta = run.storage.read_json(meta_url)
-    if meta["model"] != engine.towers.loaded.fingerprint:
-        raise ModelError(f"{meta_url}: the direction was fitted for other weights; use a new --out")
-    tensors = load_tensors(run.storage.read_bytes(run.layout.direction(run.fit_key)))
-    shapes = {name: p.shape for name, p in engine.towers.parameters.items()}
-    if {name: part.shape for name, part in tensors.items()} != shapes:
-        raise ModelError(f"{meta_url}: the direction was fitted for other parameters; use a new --out")
+    fitted.load_facts(run, engine)
     digests = load_tensors(run.storage.read_bytes(run.layout.validation(run.fit_key)))["digests"].numpy()
-    towers = engine.towers
     return Direction(
-        # In the order of the parameters: a safetensors file is read in an order of its own, and jvp compares it.
-        {name: tensors[name].to(towers.device, towers.dtype) for name in towers.parameters},
+        fitted.load_by_parameter(run.layout.direction(run.fit_key), run, engine),
         frozenset(row.tobytes() for row in digests),
     )
 
@@ -141,31 +130,15 @@ def score_frame(
     run: Run, engine: Engine, shard: Shard, direction: Direction, progress: Progress
 ) -> tuple[pl.DataFrame, int]:
     """Rows of all samples of a shard, in the order of the tar, and the overlap with the validation set."""
-    rows: list[Pair] = []
-    refused: list[Refused] = []
-    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    overlap = reported = 0
-    samples = read_pairs(shard.url, shard.name, run.storage, run.settings.caption, engine.limits)
-    for chunk in engine.chunks(samples, refused):
-        overlap += sum(image_digest(pair.image) in direction.validation_digests for pair in chunk.pairs)
-        texts = [pair.caption for pair in chunk.pairs]
-        image, text = engine.towers.image_stem(chunk.images), engine.towers.text_stem(texts)
-        parts.append(engine.towers.push_forward(direction.tensors, image, text))
-        rows += [Pair(pair.uid, pair.key, pair.index, b"", "") for pair in chunk.pairs]
-        progress.advance(len(rows) + len(refused) - reported)
-        reported = len(rows) + len(refused)
-    progress.advance(len(rows) + len(refused) - reported)
-    statuses = [OK] * len(rows)
-    columns = {name: np.full(len(rows), np.nan) for name in (*_TERMS, "influence")}
-    places = np.zeros((3, len(rows)), np.uint32)
-    if rows:
-        u_ND, v_ND, du_ND, dv_ND = (torch.cat(column) for column in zip(*parts, strict=True))
-        dscale = engine.towers.dscale(direction.tensors)
-        embedded = Embedded(u_ND, v_ND, du_ND, dv_ND, engine.towers.scale, dscale)
-        parts.clear()
-        scores, places, statuses = score_rows(embedded, [pair.key for pair in rows], run.settings)
+    found = embed_shard(run, engine, shard, [direction.tensors], progress)
+    statuses = [OK] * len(found.pairs)
+    columns = {name: np.full(len(found.pairs), np.nan) for name in (*_TERMS, "influence", "influence_se")}
+    places = np.zeros((3, len(found.pairs)), np.uint32)
+    if found.embedded is not None:
+        scores, places, statuses = score_rows(found.embedded, [pair.key for pair in found.pairs], run.settings)
         columns |= scores
-    return _frame(shard, rows, refused, statuses, columns, places), overlap
+    overlap = sum(digest in direction.validation_digests for digest in found.digests)
+    return _frame(shard, found.pairs, found.refused, statuses, columns, places), overlap
 
 
 def score_rows(
@@ -174,13 +147,15 @@ def score_rows(
     """Scores of all embedded rows of a shard, averaged over the segmentations in float64.
 
     Returns:
-        scores by column, (n,) float64, NaN where there is none; batch, position and batch size in the first
-        segmentation, (3, n); statuses.
+        scores by column, (n,) float64, NaN where there is none; `influence_se` is the standard error of the mean
+        over the segmentations, NaN for one; batch, position and batch size in the first segmentation, (3, n);
+        statuses.
     """
     n = len(keys)
     good = np.flatnonzero(finite_rows(embedded).cpu().numpy())
     statuses = ["non_finite"] * n
     sums = {name: np.full(n, np.nan) for name in _TERMS}
+    influences = np.full((settings.segmentations, n), np.nan)
     places = np.zeros((3, n), np.uint32)
     good_keys = [keys[row] for row in good]
     for k in range(settings.segmentations):
@@ -197,12 +172,17 @@ def score_rows(
             for name, compute in _TERMS.items():
                 values = compute(terms).double().cpu().numpy()
                 sums[name][rows] = values if k == 0 else sums[name][rows] + values
+                if name in ("positive_influence", "negative_influence"):
+                    influences[k, rows] = values if name == "positive_influence" else influences[k, rows] + values
             if k == 0:
                 for row in rows:
                     statuses[row] = OK
     scores = {name: total / settings.segmentations for name, total in sums.items()}
     scores["influence"] = scores["positive_influence"] + scores["negative_influence"]
-    for row in np.flatnonzero(~np.isfinite(np.float32(np.stack(list(scores.values())))).all(0)):
+    bad = ~np.isfinite(np.float32(np.stack(list(scores.values())))).all(0)
+    if settings.segmentations > 1:
+        scores["influence_se"] = influences.std(0, ddof=1) / settings.segmentations**0.5
+    for row in np.flatnonzero(bad):
         if statuses[row] == OK:
             statuses[row] = "non_finite"
     return scores, places, statuses
@@ -221,7 +201,10 @@ def _frame(
     for row, pair in enumerate(rows):
         ok = scored[row]
         values = (pair.uid, pair.key, shard.name, pair.index, *(places[:, row].tolist() if ok else (None,) * 3))
-        scores = (float(columns[name][row]) if ok else None for name in (*_TERMS, "influence"))
+        scores = (
+            float(columns[name][row]) if ok and columns[name][row] == columns[name][row] else None
+            for name in (*_TERMS, "influence", "influence_se")
+        )
         for name, value in zip(SCHEMA, (*values, statuses[row], *scores), strict=True):
             data[name].append(value)
     empty = (None,) * (len(SCHEMA) - 8)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call, jvp
+from torch.func import functional_call, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ecif.errors import ModelError
@@ -41,11 +41,18 @@ class Towers:
     """
 
     def __init__(
-        self, loaded: LoadedModel, trainable: str, device: torch.device, *, stem_dtype: torch.dtype | None = None
+        self,
+        loaded: LoadedModel,
+        trainable: str,
+        device: torch.device,
+        *,
+        biases: bool = True,
+        stem_dtype: torch.dtype | None = None,
     ) -> None:
         """Cut `loaded` for `trainable` (heads | last:K | all).
 
         Args:
+            biases: whether parameters of fewer than two axes are trainable, too.
             stem_dtype: autocast type of the frozen part, or None for the model's own.
 
         Raises:
@@ -55,7 +62,7 @@ class Towers:
         self.device = device
         self.trainable = trainable
         model: Any = loaded.model.to(device)
-        names = parameters.trainable_names(model, trainable)
+        names = parameters.trainable_names(model, trainable, biases=biases)
         self.coverage = parameters.coverage(model, names)
         by_name = dict(model.named_parameters())
         self.parameters = {name: by_name[name].detach() for name in names}
@@ -93,13 +100,29 @@ class Towers:
         """Parameters -> (u_BD, v_BD); differentiable in both modes."""
         return self.embed_images(parameters, image), self.embed_texts(parameters, text)
 
-    def push_forward(self, direction: Parameters, image: State, text: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Embeddings and their derivatives along `direction`: u_BD, v_BD, du_BD, dv_BD, by one JVP."""
-        with differentiable_attention(), torch.no_grad():
+    def push_forward(
+        self, directions: Sequence[Parameters], image: State, text: State
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Embeddings and their derivatives along R directions that share one forward pass.
+
+        Returns:
+            u_BD, v_BD, du_RBD, dv_RBD.
+        """
+
+        def along(direction: Parameters) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
             (u, v), (du, dv), *_ = jvp(
                 lambda p: self.embed(p, image, text), (dict(self.parameters),), (dict(direction),)
             )
-        return u, v, du, dv
+            return (u, v), (du, dv)
+
+        with differentiable_attention(), torch.no_grad():
+            if len(directions) == 1:
+                (u_BD, v_BD), (du_BD, dv_BD) = along(directions[0])
+                return u_BD, v_BD, du_BD.unsqueeze(0), dv_BD.unsqueeze(0)
+            # The primal does not depend on what vmap runs over, so it is computed once.
+            stacked = {name: torch.stack([d[name] for d in directions]) for name in self.parameters}
+            (u_BD, v_BD), (du_RBD, dv_RBD) = vmap(along, out_dims=((None, None), (0, 0)))(stacked)
+        return u_BD, v_BD, du_RBD, dv_RBD
 
     def pull_back(
         self, image: State, text: State, cotangents: Sequence[tuple[Tensor, Tensor]]

@@ -1,8 +1,10 @@
 """Which parameters the influence lives in, by name, and what share of the model that is.
 
-heads    the last projection of each tower
+heads    the last projection of each tower, with its bias where it has one
 last:K   those, and the last K transformer blocks of each tower with the norms after them
 all      every parameter, the logit scale and the token table included
+
+Biases, norms and other parameters of fewer than two axes can be left out of each.
 """
 
 from __future__ import annotations
@@ -60,14 +62,17 @@ def text_tower(model: nn.Module) -> Tower:
     return Tower("text", "", False, "", ())
 
 
-def trainable_names(model: nn.Module, choice: str) -> tuple[str, ...]:
+def trainable_names(model: nn.Module, choice: str, *, biases: bool = True) -> tuple[str, ...]:
     """Names of the parameters that `heads | last:K | all` stands for, in the model's order.
+
+    Args:
+        biases: whether parameters of fewer than two axes are among them.
 
     Raises:
         ModelError: the model has no such part; nothing is covered silently by less than was asked for.
     """
     if choice == "all":
-        return tuple(name for name, _ in model.named_parameters())
+        return tuple(name for name, p in model.named_parameters() if biases or p.dim() > 1)
     towers = (image_tower(model), text_tower(model))
     wanted: set[str] = set()
     for tower in towers:
@@ -75,10 +80,10 @@ def trainable_names(model: nn.Module, choice: str) -> tuple[str, ...]:
             raise ModelError(
                 f"--trainable {choice}: the {tower.name} tower does not end in a projection known here; use 'all'"
             )
-        wanted.add(tower.head)
+        wanted |= {tower.head, tower.head.removesuffix("weight") + "bias"} if tower.head_is_linear else {tower.head}
         if choice.startswith("last:"):
             wanted |= _last_blocks(model, tower, int(choice.removeprefix("last:")), choice)
-    return tuple(name for name, _ in model.named_parameters() if name in wanted)
+    return tuple(name for name, p in model.named_parameters() if name in wanted and (biases or p.dim() > 1))
 
 
 def _last_blocks(model: nn.Module, tower: Tower, k: int, choice: str) -> set[str]:

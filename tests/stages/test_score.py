@@ -80,7 +80,7 @@ def test_before_rounding_the_scores_are_exact_to_1e_9(corpus: Path) -> None:
     u, v = torch.nn.functional.normalize(u, dim=1), torch.nn.functional.normalize(v, dim=1)
     keys = [str(n) for n in range(21)]
     settings = MethodSettings(batch_size=8, segmentations=3)
-    got, places, statuses = score.score_rows(Embedded(u, v, du, dv, 9.0, 0.4), keys, settings)
+    got, places, statuses = score.score_rows(Embedded(u, v, du[None], dv[None], 9.0, (0.4,)), keys, settings)
     assert statuses == ["ok"] * 21
     totals = {name: np.zeros(21) for name in ("positive_influence", "negative_influence")}
     for k in range(3):
@@ -181,11 +181,11 @@ def test_a_sample_that_is_not_finite_does_not_spoil_its_batch() -> None:
     settings = MethodSettings(batch_size=4, min_batch=2, segmentations=2)
     keys = [str(n) for n in range(12)]
     du[7, 1] = torch.nan
-    got, _, statuses = score.score_rows(Embedded(u, v, du, dv, 10.0, 0.0), keys, settings)
+    got, _, statuses = score.score_rows(Embedded(u, v, du[None], dv[None], 10.0, (0.0,)), keys, settings)
     assert statuses == ["ok"] * 7 + ["non_finite"] + ["ok"] * 4
     kept = [n for n in range(12) if n != 7]
     alone, _, _ = score.score_rows(
-        Embedded(u[kept], v[kept], du[kept], dv[kept], 10.0, 0.0), [keys[n] for n in kept], settings
+        Embedded(u[kept], v[kept], du[None, kept], dv[None, kept], 10.0, (0.0,)), [keys[n] for n in kept], settings
     )
     for name, values in got.items():
         np.testing.assert_array_equal(values[kept], alone[name])

@@ -1,0 +1,76 @@
+"""A shard through the towers, once: embeddings of all its samples and their derivatives along R directions.
+
+What stays in memory of a sample is its 2 D (1 + R) numbers. Batches of the loss are formed from these rows, as many
+times over as there are segmentations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ecif.influence import Embedded
+from ecif.inventory import Shard
+from ecif.progress import Progress, Silent
+from ecif.run import Run
+from ecif.shards.decode import Pair, Refused
+from ecif.stages.engine import Engine
+from ecif.stages.reading import read_pairs
+from ecif.stages.spool import image_digest
+from ecif.towers import Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedShard:
+    """What the towers made of a shard.
+
+    Attributes:
+        pairs: in the order of the tar, without image and caption. refused: the samples that are no such pair.
+        embedded: rows of `pairs`; None when there are none.
+        digests: of the images, one for each pair: overlap with a validation set is judged by them.
+    """
+
+    pairs: list[Pair]
+    refused: list[Refused]
+    embedded: Embedded | None
+    digests: list[bytes]
+
+
+def embed_shard(
+    run: Run, engine: Engine, shard: Shard, directions: Sequence[Parameters], progress: Progress = Silent()
+) -> EmbeddedShard:
+    """Read, decode and embed a shard; `directions` (at least one) share the forward pass.
+
+    Raises:
+        BadTarError: the shard is no tar or is cut short. StorageError: it cannot be read.
+    """
+    pairs: list[Pair] = []
+    refused: list[Refused] = []
+    digests: list[bytes] = []
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    reported = 0
+    samples = read_pairs(shard.url, shard.name, run.storage, run.settings.caption, engine.limits)
+    for chunk in engine.chunks(samples, refused):
+        digests += [image_digest(pair.image) for pair in chunk.pairs]
+        texts = [pair.caption for pair in chunk.pairs]
+        image, text = engine.towers.image_stem(chunk.images), engine.towers.text_stem(texts)
+        parts.append(engine.towers.push_forward(directions, image, text))
+        pairs += [Pair(pair.uid, pair.key, pair.index, b"", "") for pair in chunk.pairs]
+        progress.advance(len(pairs) + len(refused) - reported)
+        reported = len(pairs) + len(refused)
+    progress.advance(len(pairs) + len(refused) - reported)
+    if not pairs:
+        return EmbeddedShard(pairs, refused, None, digests)
+    u_parts, v_parts, du_parts, dv_parts = zip(*parts, strict=True)
+    embedded = Embedded(
+        torch.cat(u_parts),
+        torch.cat(v_parts),
+        torch.cat(du_parts, 1),
+        torch.cat(dv_parts, 1),
+        engine.towers.scale,
+        tuple(engine.towers.dscale(direction) for direction in directions),
+    )
+    return EmbeddedShard(pairs, refused, embedded, digests)
