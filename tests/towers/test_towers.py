@@ -132,3 +132,19 @@ def test_a_cut_that_does_not_reproduce_the_model_is_refused(
 def test_bf16_needs_a_frozen_part(loaded: LoadedModel) -> None:
     with pytest.raises(ModelError, match="bf16"):
         Towers(loaded, "all", torch.device("cpu"), stem_dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_several_directions_in_one_pass_are_those_one_by_one(loaded: LoadedModel, choice: str) -> None:
+    towers = Towers(loaded, choice, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    directions = [
+        {n: torch.randn(p.shape, generator=generator, dtype=torch.float64) for n, p in towers.parameters.items()}
+        for _ in range(3)
+    ]
+    state = towers.image_stem(images()), towers.text_stem(CAPTIONS)
+    u, v, du, dv = towers.push_forward(directions, *state)
+    for r, direction in enumerate(directions):
+        alone = towers.push_forward([direction], *state)
+        torch.testing.assert_close((u, v), alone[:2], rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close((du[r], dv[r]), (alone[2][0], alone[3][0]), rtol=1e-10, atol=1e-12)
