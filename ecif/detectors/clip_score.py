@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from ecif.influence import BatchTerms
+from ecif.detectors.views import BatchView
 
 
-def compute(terms: BatchTerms) -> Tensor:
+def compute(view: BatchView) -> Tensor:
     """(B,): the diagonal of the logits, the scale divided out."""
-    return terms.s_BB.diagonal() / terms.scale
+    return view.s_BB.diagonal() / view.scale

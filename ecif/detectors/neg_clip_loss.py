@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from ecif import contrastive
-from ecif.influence import BatchTerms
+from ecif.detectors.views import BatchView
 
 
-def compute(terms: BatchTerms) -> Tensor:
+def compute(view: BatchView) -> Tensor:
     """(B,): similarity less the log-sum-exp of its row's and column's competitors, in units of cosine."""
-    return -contrastive.positive(terms.s_BB) / (2 * terms.scale)
+    return -contrastive.positive(view.s_BB) / (2 * view.scale)

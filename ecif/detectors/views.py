@@ -1,0 +1,114 @@
+"""What detectors see: of one batch of the loss, and of one shard.
+
+Whoever scores fills in what the wanted columns need (`Facts.needs`) and leaves the rest empty. Shape suffixes: B pairs
+of the batch, N pairs of the shard, M pairs of a reference set, D embedding width, K projected numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ecif import contrastive
+from ecif.curvature import Curvature
+from ecif.influence import Embedded, NegativeRole
+from ecif.relative import Columns, SquaredNorms
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Derivative of the logits along one direction, apart by what moves; all (B, B).
+
+    Attributes:
+        image_BB: s dU V^T, the image embeddings alone. text_BB: s U dV^T, those of the captions.
+        scale_BB: ds U V^T, the logit scale; zero unless it is trained.
+    """
+
+    image_BB: Tensor
+    text_BB: Tensor
+    scale_BB: Tensor
+
+    @property
+    def whole_BB(self) -> Tensor:
+        """dS."""
+        return self.image_BB + self.text_BB + self.scale_BB
+
+    @classmethod
+    def of(cls, batch: Embedded, direction: int) -> Change:
+        """The change along direction number `direction` of the batch."""
+        u_BD, v_BD = batch.u_BD, batch.v_BD
+        return cls(
+            contrastive.logits(batch.du_RBD[direction], v_BD, batch.scale),
+            contrastive.logits(u_BD, batch.dv_RBD[direction], batch.scale),
+            contrastive.logits(u_BD, v_BD, batch.dscale_R[direction]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The same batch under another model of a training run: its logits s_BB and its scale."""
+
+    s_BB: Tensor
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """One batch.
+
+    Attributes:
+        s_BB: logits. scale: their s. negative_role: which negative role the columns of influence use.
+        captions_B: int64; pairs with equal captions have equal numbers.
+        changes: by the name of the direction: "influence" (w = H^-1 grad L_val), "gradient" (grad L_val), "ekfac",
+            "trak".
+        stepped_BB: logits at the weights after one step down the validation loss.
+        gradients: projected per-sample gradients by role, (B, K) each. curvature: of the same projection.
+        checkpoints: of a training run, the scored model not among them unless it is one of the run.
+    """
+
+    s_BB: Tensor
+    scale: float
+    negative_role: NegativeRole
+    captions_B: Tensor
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    stepped_BB: Tensor | None = None
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    curvature: Curvature | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RelativeView:
+    """Influence of the pairs of a shard, and lengths of what their gradients do; what was not wanted is None.
+
+    Attributes:
+        positive_N, negative_N: influence by role. norm: length of the validation gradient.
+        columns: inner products of H^-1 grad Pos and H^-1 grad Neg. own: d^T H^-1 d. squares: |d|^2.
+    """
+
+    positive_N: Tensor
+    negative_N: Tensor
+    norm: float
+    columns: Columns | None = None
+    own: SquaredNorms | None = None
+    squares: SquaredNorms | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardView:
+    """One shard.
+
+    Attributes:
+        u_ND, v_ND: unit-norm embeddings. seed: of what is drawn at random.
+        reference: (u_MD, v_MD) of trusted pairs among which neighbours are sought; None: among the other pairs of
+            the shard.
+        gradients: projected per-sample gradients by role, means over the segmentations, (N, K) each.
+    """
+
+    u_ND: Tensor
+    v_ND: Tensor
+    seed: int = 0
+    reference: tuple[Tensor, Tensor] | None = None
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
