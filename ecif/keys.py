@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ecif import ALGO_VERSION
 from ecif.settings import MethodSettings, ModelSettings, PolicySettings, SampleSettings, ScoreSettings
 
 # How scores are averaged, not how the direction was made.
-_SCORE_ONLY = ("segmentations", "negative_role")
+_SCORE_ONLY = ("segmentations", "negative_role", "columns", "column_probes", "index")
+# Named files: their bytes count, not their paths.
+_FILES = ("model", "pretrained", "validation", "objective", "extend", "checkpoints")
 
 
 def digest(value: Mapping[str, Any]) -> str:
@@ -33,15 +35,19 @@ def fit_key(settings: ScoreSettings, contents: Mapping[str, str]) -> str:
         contents: content identities of the files that the settings name (model config, weights, validation,
             prompts): their paths do not matter, their bytes do.
     """
-    named = ("model", "pretrained", "validation", "objective", "extend")
     numbers = _fields(settings, SampleSettings, ModelSettings, MethodSettings)
-    chosen = {name: value for name, value in numbers.items() if name not in (*named, *_SCORE_ONLY)}
+    chosen = {name: value for name, value in numbers.items() if name not in (*_FILES, *_SCORE_ONLY)}
     return digest({"version": ALGO_VERSION, "contents": dict(contents), **chosen})
 
 
-def score_key(fit_key: str, settings: ScoreSettings) -> str:
-    """Key of the scores made along one direction."""
-    return digest({"fit": fit_key, **{name: getattr(settings, name) for name in _SCORE_ONLY}})
+def score_key(fit_key: str, settings: ScoreSettings, checkpoints: Sequence[str] = ()) -> str:
+    """Key of the scores made along one direction.
+
+    Args:
+        checkpoints: content identities of the weights that some columns compare.
+    """
+    chosen = {name: getattr(settings, name) for name in _SCORE_ONLY}
+    return digest({"fit": fit_key, "checkpoints": list(checkpoints), **chosen})
 
 
 def decision_key(score_key: str, policy: PolicySettings) -> str:

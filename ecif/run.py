@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -17,6 +17,10 @@ from ecif.layout import Layout
 from ecif.settings import ScoreSettings, saved
 from ecif.sources import Found, expand
 from ecif.storage import Storage
+
+
+# Columns that rest on another curvature than the run's own, and on which.
+_OTHER_FITS = {"if_ekfac": "ekfac", "trak": "pointwise"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,17 @@ class Run:
     validation: tuple[Found, ...]
     fit_key: str
     score_key: str
+
+    def other_fits(self) -> dict[str, Run]:
+        """This run with the curvature that a wanted column rests on, by column; each is a fit of its own."""
+        found = {}
+        for column in self.settings.columns:
+            curvature = _OTHER_FITS.get(column)
+            if curvature is not None:
+                changed = self.settings.model_copy(update={"curvature": curvature, "columns": (), "index": False})
+                key = keys.digest({"beside": self.fit_key, "curvature": curvature})
+                found[column] = replace(self, settings=changed, fit_key=key)
+        return found
 
 
 def open_run(sources: Sequence[str], settings: ScoreSettings) -> Run:
@@ -53,7 +68,7 @@ def open_run(sources: Sequence[str], settings: ScoreSettings) -> Run:
     validation = expand(settings.validation, storage).shards
     expansion = expand(sources, storage)
     fit_key = keys.fit_key(settings, _contents(settings, validation, storage))
-    score_key = keys.score_key(fit_key, settings)
+    score_key = keys.score_key(fit_key, settings, [storage.fingerprint(url) for url in settings.checkpoints])
     taken = inventory.take(
         expansion, layout, storage, {"settings": saved(settings), "versions": versions(), "fit_key": fit_key}
     )

@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ecif import detectors
 from ecif.errors import UsageError
 
 
@@ -83,9 +84,11 @@ class MethodSettings(_Group):
     segmentations: int = Field(5, ge=1, description="K: ways to cut a shard into batches, averaged")
     seed: int = Field(0, ge=0, description="seed of every random choice")
     fit_pairs: int = Field(20_000, ge=1, description="the curvature is fitted on this many pairs, or 1 % if more")
-    curvature: Literal["ggn", "fisher", "ekfac", "identity"] = Field("ggn", description="curvature matrix of the fit")
+    curvature: Literal["ggn", "fisher", "ekfac", "pointwise", "identity"] = Field(
+        "ggn", description="curvature matrix of the fit; pointwise is the Fisher matrix without the batch's coupling"
+    )
     blocks: Literal["joint", "layer"] = Field(
-        "joint", description="ggn and fisher: one matrix for all parameters, or one for each"
+        "joint", description="one matrix for all parameters, or one for each (ekfac is diagonal)"
     )
     sketches: int = Field(16, ge=1, description="ggn and ekfac: random sketches per batch")
     logra_rank: int = Field(32, ge=1, description="rows and columns kept of each weight's gradient (LoGra)")
@@ -107,6 +110,27 @@ class MethodSettings(_Group):
     negative_role: Literal["exact", "first-order"] = Field(
         "exact", description="a removed pair as a negative of others: exactly, or to first order (ECIF paper)"
     )
+
+    columns: tuple[str, ...] = Field((), description="further score columns (docs/detectors.md); may be repeated")
+    checkpoints: tuple[str, ...] = Field(
+        (), description="weights of other moments of the training run, for the columns that compare them"
+    )
+    column_probes: int = Field(
+        16, ge=4, description="random directions for the relative columns, where parameters are more than the heads"
+    )
+    index: bool = Field(
+        False, description="keep the projected gradient of every pair, so that `trace` needs no pass of the model"
+    )
+
+    @field_validator("columns")
+    @classmethod
+    def _columns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in detectors.OPTIONAL:
+                known = ", ".join(detectors.OPTIONAL)
+                raise ValueError(f"there is no column {name!r} to add; choose of {known}")
+        # Their order and repetition change nothing.
+        return tuple(sorted(set(value)))
 
     @field_validator("objective")
     @classmethod

@@ -16,7 +16,7 @@ from ecif.errors import ConflictError
 from ecif.inventory import Shard
 from ecif.progress import Progress
 from ecif.report import build_report
-from ecif.run import open_run
+from ecif.run import Run, open_run
 from ecif.selection import Decision
 from ecif.settings import Settings
 from ecif.stages import fit, score
@@ -57,28 +57,41 @@ class Stages:
                 progress.note(f"{len(missing):,} shards of the ranges do not exist, the first is {missing[0]}")
 
     def fit(self) -> bool:
-        """Map and reduce; whether there is a direction now."""
+        """Map and reduce, of the run's curvature and of those that further columns rest on; whether all are there."""
         with self._stage("fit") as finished:
-            if fit.is_done(self.run):
-                return True
-            sample = fit.freeze_sample(self.run)
-            todo = fit.todo(self.run, sample)
-            shards = fit.sample_shards(self.run, sample)
-            freeze_projection(self.job, shards)
-            self._fan(
-                "fit",
-                fit_group,
-                todo,
-                unit="shards",
-                total=len(todo),
-                outputs=lambda: set(sample.shards) - {shard.name for shard in fit.todo(self.run, sample)},
-                finished=lambda share: finished(0.9 * share),
-            )
-            if self.failed:
-                self.progress.note("the fit waits for the shards that failed: its sample is frozen")
-                return False
-            reduce_fit(self.job, shards)
+            runs = [self.run, *self.run.other_fits().values()]
+            for number, one in enumerate(runs):
+
+                def share(done: float, number: int = number) -> None:
+                    finished((number + 0.9 * done) / len(runs))
+
+                if not self._fit(one, share):
+                    return False
             return True
+
+    def _fit(self, one: Run, finished: Callable[[float], None]) -> bool:
+        if fit.is_done(one):
+            return True
+        job = Job.of(one)
+        sample = fit.freeze_sample(one)
+        todo = fit.todo(one, sample)
+        shards = fit.sample_shards(one, sample)
+        freeze_projection(job, shards)
+        self._fan(
+            "fit",
+            fit_group,
+            todo,
+            job=job,
+            unit="shards",
+            total=len(todo),
+            outputs=lambda: set(sample.shards) - {shard.name for shard in fit.todo(one, sample)},
+            finished=finished,
+        )
+        if self.failed:
+            self.progress.note("the fit waits for the shards that failed: its sample is frozen")
+            return False
+        reduce_fit(job, shards)
+        return True
 
     def score(self) -> None:
         """Score tables of all shards."""
@@ -221,6 +234,7 @@ class Stages:
         outputs: Callable[[], AbstractSet[str]],
         finished: Callable[[float], None],
         workers: int = 1,
+        job: Job | None = None,
     ) -> Fanned:
         if not todo:
             return Fanned((), ())
@@ -228,7 +242,7 @@ class Stages:
         try:
             fanned = fan_out(
                 group_task,
-                self.job,
+                job or self.job,
                 todo,
                 outputs=outputs,
                 size=self.settings.group_size,

@@ -17,6 +17,7 @@ from ecif.errors import EXIT_CHECK_FAILED, EXIT_OK, EXIT_SHARDS_FAILED, UsageErr
 from ecif.settings import SampleSettings, ScoreSettings, Settings, StorageSettings
 
 if TYPE_CHECKING:
+    from ecif.logra import Projection
     from ecif.run import Run
 
 Sources = Annotated[
@@ -85,15 +86,17 @@ def fit(
     show = progress.choose(wants_json(usual))
     run = opened(named, chosen, show)
     value: dict[str, Any] = {"fit_key": run.fit_key, "direction": run.layout.direction(run.fit_key), "failed": []}
-    if not stage.is_done(run):
-        sample = stage.freeze_sample(run)
-        todo = stage.todo(run, sample)
+    waiting = [one for one in (run, *run.other_fits().values()) if not stage.is_done(one)]
+    if waiting:
         engine = load_engine(chosen)
         show.note(f"influence lives in {engine.towers.coverage}")
-        project = stage.freeze_projection(run, engine, stage.sample_shards(run, sample), show)
+    for one in waiting:
+        sample = stage.freeze_sample(one)
+        todo = stage.todo(one, sample)
+        project = stage.freeze_projection(one, engine, stage.sample_shards(one, sample), show)
 
-        def work(shard: Shard) -> None:
-            stage.map_shard(run, engine, project, shard)
+        def work(shard: Shard, one: Run = one, project: Projection = project) -> None:
+            stage.map_shard(one, engine, project, shard)
             show.advance()
 
         with progress.shown(show, "fit", len(todo), "shards"):
@@ -102,7 +105,7 @@ def fit(
             value["failed"] = failures(worked.failed)
             text = "the fit waits for shards that failed; run the same command again"
             return Answer(f"{text}\n{listed(value['failed'])}", value, EXIT_SHARDS_FAILED)
-        stage.reduce(run, engine, show)
+        stage.reduce(one, engine, show)
     return Answer(f"fit {run.fit_key}: {value['direction']}", value)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -73,12 +72,12 @@ def shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
 
 def _build(run: Run, engine: Engine, shards: list[Shard], progress: Progress) -> Projection:
     settings = run.settings
-    rest: tuple[Any, ...] = (settings.logra_rank, settings.projected_size, settings.seed, engine.towers.device)
+    rank, budget, seed, device = settings.logra_rank, settings.projected_size, settings.seed, engine.towers.device
     # Written in the arithmetic that it is used in, but orthonormal to double precision where that is asked for.
     dtype = torch.float64 if settings.precision == "fp64" else torch.float32
     whole = settings.curvature == "ekfac"
     if not whole and settings.logra_init == "random":
-        return logra.build(shapes(engine), *rest, dtype)
+        return logra.build(shapes(engine), rank, budget, seed, device, dtype)
     sides: dict[str, Tensor] = {}
     pairs = 0
     progress.stage("fit: basis", settings.basis_pairs, "pairs")
@@ -94,7 +93,7 @@ def _build(run: Run, engine: Engine, shards: list[Shard], progress: Progress) ->
     progress.end()
     if not pairs:
         raise UsageError("the eigenvectors of the projection cannot be found: no pair of the fit sample could be used")
-    return logra.build_pca(shapes(engine), sides, *rest, dtype, whole=whole)
+    return logra.build_pca(shapes(engine), sides, rank, budget, seed, device, dtype, whole=whole)
 
 
 def _first_batches(run: Run, engine: Engine, shards: list[Shard]) -> Iterator[tuple[Batch, torch.Generator]]:

@@ -6,7 +6,7 @@ times over as there are segmentations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,10 @@ from ecif.shards.decode import Pair, Refused
 from ecif.stages.engine import Engine
 from ecif.stages.reading import read_pairs
 from ecif.stages.spool import image_digest
-from ecif.towers import Parameters
+from ecif.towers import Parameters, State
+
+# images, captions and the states of a micro-batch -> further embeddings of its pairs, (n, D) each
+Embedder = Callable[[Tensor, list[str], State, State], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +34,34 @@ class EmbeddedShard:
         pairs: in the order of the tar, without image and caption. refused: the samples that are no such pair.
         embedded: rows of `pairs`; None when there are none.
         digests: of the images, one for each pair: overlap with a validation set is judged by them.
+        captions: a number for each pair, int64, equal for equal captions. others: of each further embedder, (N, D)
+            each. heads: inputs of the two last projections, if they were to be kept.
     """
 
     pairs: list[Pair]
     refused: list[Refused]
     embedded: Embedded | None
     digests: list[bytes]
+    captions: list[int]
+    others: list[tuple[Tensor, Tensor]]
+    heads: tuple[Tensor, Tensor] | None
 
 
 def embed_shard(
-    run: Run, engine: Engine, shard: Shard, directions: Sequence[Parameters], progress: Progress = Silent()
+    run: Run,
+    engine: Engine,
+    shard: Shard,
+    directions: Sequence[Parameters],
+    progress: Progress = Silent(),
+    *,
+    embedders: Sequence[Embedder] = (),
+    keep_heads: bool = False,
 ) -> EmbeddedShard:
     """Read, decode and embed a shard; `directions` (at least one) share the forward pass.
+
+    Args:
+        embedders: give further embeddings. keep_heads: keep the inputs of the last projections, where the towers are
+            cut before these.
 
     Raises:
         BadTarError: the shard is no tar or is cut short. StorageError: it cannot be read.
@@ -50,7 +69,12 @@ def embed_shard(
     pairs: list[Pair] = []
     refused: list[Refused] = []
     digests: list[bytes] = []
+    numbers: dict[str, int] = {}
+    captions: list[int] = []
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    others: list[list[tuple[Tensor, Tensor]]] = [[] for _ in embedders]
+    heads: list[tuple[Tensor, Tensor]] = []
+    keep_heads = keep_heads and engine.towers.image.head_input and engine.towers.text.head_input
     reported = 0
     samples = read_pairs(shard.url, shard.name, run.storage, run.settings.caption, engine.limits)
     for chunk in engine.chunks(samples, refused):
@@ -58,12 +82,18 @@ def embed_shard(
         texts = [pair.caption for pair in chunk.pairs]
         image, text = engine.towers.image_stem(chunk.images), engine.towers.text_stem(texts)
         parts.append(engine.towers.push_forward(directions, image, text))
+        captions += [numbers.setdefault(caption, len(numbers)) for caption in texts]
+        with torch.no_grad():
+            for found, embedder in zip(others, embedders, strict=True):
+                found.append(embedder(chunk.images, texts, image, text))
+        if keep_heads:
+            heads.append((image[0], text[0]))
         pairs += [Pair(pair.uid, pair.key, pair.index, b"", "") for pair in chunk.pairs]
         progress.advance(len(pairs) + len(refused) - reported)
         reported = len(pairs) + len(refused)
     progress.advance(len(pairs) + len(refused) - reported)
     if not pairs:
-        return EmbeddedShard(pairs, refused, None, digests)
+        return EmbeddedShard(pairs, refused, None, digests, captions, [], None)
     u_parts, v_parts, du_parts, dv_parts = zip(*parts, strict=True)
     embedded = Embedded(
         torch.cat(u_parts),
@@ -73,4 +103,9 @@ def embed_shard(
         engine.towers.scale,
         tuple(engine.towers.dscale(direction) for direction in directions),
     )
-    return EmbeddedShard(pairs, refused, embedded, digests)
+    joined = [_join(found) for found in others]
+    return EmbeddedShard(pairs, refused, embedded, digests, captions, joined, _join(heads) if keep_heads else None)
+
+
+def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([first for first, _ in parts]), torch.cat([second for _, second in parts])

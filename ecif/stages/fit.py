@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ecif import curvature
+from ecif import curvature, gradients
 from ecif.curvature import Curvature, Structure
 from ecif.curvature.moments import zeros
 from ecif.errors import BadTarError, InputError, UsageError
@@ -140,9 +140,10 @@ def _projected(
 ) -> Tensor:
     """Rows whose outer products sum to the projected curvature of the batch (in expectation, from sketches)."""
     if settings.curvature == "fisher":
-        from ecif import gradients
-
         return gradients.projected_gradients(engine.towers, batch.states, project, ("positive",))["positive"]
+    if settings.curvature == "pointwise":
+        # Without the others' embeddings: each pair reaches through its own alone.
+        return gradients.reverse_gradients(engine.towers, batch.states, project, ("positive",), hardest=0)["positive"]
     u_BD, v_BD = embed(engine, batch)
     sketches = curvature.ggn_sketches(u_BD, v_BD, engine.towers.scale, settings.sketches, noise)
     return pull_back_projected(engine, batch, sketches, project) / settings.sketches**0.5

@@ -10,37 +10,32 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from safetensors.torch import load as load_tensors
-from torch import Tensor
 
-from ecif.detectors import clip_score, neg_clip_loss
+from ecif import detectors
 from ecif.errors import InputError
-from ecif.influence import BatchTerms, Embedded, finite_rows, negative_influence, positive_influence
+from ecif.influence import finite_rows
 from ecif.inventory import Shard
 from ecif.progress import Progress, Silent
 from ecif.run import Run
 from ecif.segmentation import segment
-from ecif.settings import MethodSettings
 from ecif.shards.decode import OK, Pair, Refused
-from ecif.stages import fitted
+from ecif.stages.columns import Rows, Sources, Wanted, gradients_of, load_sources
 from ecif.stages.embedding import embed_shard
 from ecif.stages.engine import Engine
+from ecif.stages.index import pack_index
+from ecif.towers import Parameters
 
-# Averaged over the segmentations, in this order; `influence` is the sum of the two roles' means.
-_TERMS = {
-    "clip_score": clip_score.compute,
-    "neg_clip_loss": neg_clip_loss.compute,
-    "positive_influence": positive_influence,
-    "negative_influence": negative_influence,
-}
-SCHEMA = {
+_IDENTITY = {
     "uid": pl.String,
     "key": pl.String,
     "shard": pl.String,
@@ -49,16 +44,26 @@ SCHEMA = {
     "position": pl.UInt32,
     "batch_n": pl.UInt32,
     "status": pl.String,
-    **dict.fromkeys((*_TERMS, "influence", "influence_se"), pl.Float32),
 }
+
+
+def schema(wanted: Wanted) -> dict[str, type[pl.DataType]]:
+    """Columns of a score file: who, where, status; then every score, and the standard error of the influence."""
+    always = (*detectors.NAMES, "influence_se")
+    return {**_IDENTITY, **dict.fromkeys((*always, *(n for n in wanted.names if n not in always)), pl.Float32)}
 
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """w by parameter name, and the digests of the validation images."""
+    """What scoring goes along: the directions of the fit, and the digests of the validation images."""
 
-    tensors: dict[str, Tensor]
+    sources: Sources
     validation_digests: frozenset[bytes]
+
+    @property
+    def tensors(self) -> Parameters:
+        """w = H^-1 grad L_val by parameter name."""
+        return self.sources.directions["influence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +89,9 @@ def load_direction(run: Run, engine: Engine) -> Direction:
     Raises:
         UsageError: there is no finished fit. ModelError: it was made for another model.
     """
-    fitted.load_facts(run, engine)
+    sources = load_sources(run, engine)
     digests = load_tensors(run.storage.read_bytes(run.layout.validation(run.fit_key)))["digests"].numpy()
-    return Direction(
-        fitted.load_by_parameter(run.layout.direction(run.fit_key), run, engine),
-        frozenset(row.tobytes() for row in digests),
-    )
+    return Direction(sources, frozenset(row.tobytes() for row in digests))
 
 
 def done(run: Run) -> set[str]:
@@ -112,7 +114,12 @@ def score_shard(
         data = run.storage.read_bytes(url)
         frame, facts = pl.read_parquet(data, columns=["status"]), pl.read_parquet_metadata(data)
         return _summary(shard, frame, int(facts["ecif_overlap"]), started, skipped=True)
-    frame, overlap = score_frame(run, engine, shard, direction, progress)
+    frame, overlap, index = score_frame(run, engine, shard, direction, progress)
+    if index is not None:
+        # Before the scores, whose presence says that the shard is done.
+        place = run.layout.index(run.score_key, shard.name)
+        if not run.storage.exists(place):
+            run.storage.publish(place, index)
     with TemporaryDirectory(prefix="ecif-") as folder:
         file = Path(folder, "scores.parquet")
         facts = {"ecif_overlap": str(overlap), "ecif_input": json.dumps([shard.size, shard.etag])}
@@ -128,22 +135,40 @@ def _summary(shard: Shard, frame: pl.DataFrame, overlap: int, started: float, *,
 
 def score_frame(
     run: Run, engine: Engine, shard: Shard, direction: Direction, progress: Progress
-) -> tuple[pl.DataFrame, int]:
-    """Rows of all samples of a shard, in the order of the tar, and the overlap with the validation set."""
-    found = embed_shard(run, engine, shard, [direction.tensors], progress)
-    statuses = [OK] * len(found.pairs)
-    columns = {name: np.full(len(found.pairs), np.nan) for name in (*_TERMS, "influence", "influence_se")}
-    places = np.zeros((3, len(found.pairs)), np.uint32)
+) -> tuple[pl.DataFrame, int, bytes | None]:
+    """Rows of all samples of a shard, in the order of the tar; the overlap with the validation set; the index."""
+    sources = direction.sources
+    found = embed_shard(
+        run,
+        engine,
+        shard,
+        list(sources.directions.values()),
+        progress,
+        embedders=sources.embedders,
+        keep_heads=sources.projection is not None,
+    )
+    n = len(found.pairs)
+    statuses, index = [OK] * n, None
+    columns: Mapping[str, np.ndarray] = {}
+    places = np.zeros((3, n), np.uint32)
     if found.embedded is not None:
-        scores, places, statuses = score_rows(found.embedded, [pair.key for pair in found.pairs], run.settings)
-        columns |= scores
+        with ExitStack() as open_files:
+            gradients = None
+            if sources.projection is not None:
+                gradients = open_files.enter_context(gradients_of(run, engine, shard, found, sources.projection))
+            captions = torch.tensor(found.captions)
+            rows = Rows(run.settings, sources, found.embedded, found.others, captions, gradients)
+            columns, places, statuses = score_rows(rows, [pair.key for pair in found.pairs])
+        if sources.wanted.index:
+            scored = np.array([row for row, status in enumerate(statuses) if status == OK], np.int64)
+            index = pack_index(rows.gradients, scored, np.array([found.pairs[row].index for row in scored], np.int64))
+    elif sources.wanted.index:
+        index = pack_index({}, np.zeros(0, np.int64), np.zeros(0, np.int64))
     overlap = sum(digest in direction.validation_digests for digest in found.digests)
-    return _frame(shard, found.pairs, found.refused, statuses, columns, places), overlap
+    return _frame(shard, found.pairs, found.refused, statuses, columns, places, sources.wanted), overlap, index
 
 
-def score_rows(
-    embedded: Embedded, keys: list[str], settings: MethodSettings
-) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
+def score_rows(rows: Rows, keys: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
     """Scores of all embedded rows of a shard, averaged over the segmentations in float64.
 
     Returns:
@@ -151,10 +176,12 @@ def score_rows(
         over the segmentations, NaN for one; batch, position and batch size in the first segmentation, (3, n);
         statuses.
     """
+    settings, wanted = rows.settings, rows.sources.wanted
+    computes = {name: detectors.load(name) for name in wanted.batch}
     n = len(keys)
-    good = np.flatnonzero(finite_rows(embedded).cpu().numpy())
+    good = np.flatnonzero(finite_rows(rows.embedded).cpu().numpy())
     statuses = ["non_finite"] * n
-    sums = {name: np.full(n, np.nan) for name in _TERMS}
+    sums = {name: np.full(n, np.nan) for name in computes}
     influences = np.full((settings.segmentations, n), np.nan)
     places = np.zeros((3, n), np.uint32)
     good_keys = [keys[row] for row in good]
@@ -163,29 +190,48 @@ def score_rows(
         if k == 0:
             places[:, good] = segmentation.places(len(good))
         for batch in segmentation.batches:
-            rows = good[batch]
-            if len(rows) < settings.smallest_batch:
-                for row in rows:
+            picked = good[batch]
+            if len(picked) < settings.smallest_batch:
+                for row in picked:
                     statuses[row] = "small_batch"
                 continue
-            terms = BatchTerms.of(embedded.take(torch.from_numpy(rows)), settings.negative_role)
-            for name, compute in _TERMS.items():
-                values = compute(terms).double().cpu().numpy()
-                sums[name][rows] = values if k == 0 else sums[name][rows] + values
-                if name in ("positive_influence", "negative_influence"):
-                    influences[k, rows] = values if name == "positive_influence" else influences[k, rows] + values
+            view = rows.batch(picked)
+            values = {name: compute(view).double().cpu().numpy() for name, compute in computes.items()}
+            for name, part in values.items():
+                sums[name][picked] = part if k == 0 else sums[name][picked] + part
+            influences[k, picked] = values["positive_influence"] + values["negative_influence"]
             if k == 0:
-                for row in rows:
+                for row in picked:
                     statuses[row] = OK
     scores = {name: total / settings.segmentations for name, total in sums.items()}
     scores["influence"] = scores["positive_influence"] + scores["negative_influence"]
-    bad = ~np.isfinite(np.float32(np.stack(list(scores.values())))).all(0)
     if settings.segmentations > 1:
         scores["influence_se"] = influences.std(0, ddof=1) / settings.segmentations**0.5
-    for row in np.flatnonzero(bad):
+    required = np.stack([scores[name] for name in detectors.NAMES])
+    for row in np.flatnonzero(~np.isfinite(np.float32(required)).all(0)):
         if statuses[row] == OK:
             statuses[row] = "non_finite"
+    _add_whole_shard(rows, scores, np.array([row for row in range(n) if statuses[row] == OK], np.int64))
     return scores, places, statuses
+
+
+def _add_whole_shard(rows: Rows, scores: dict[str, np.ndarray], scored: np.ndarray) -> None:
+    """The columns that look at all scored pairs of the shard at once."""
+    wanted = rows.sources.wanted
+    n = len(scores["influence"])
+    if not len(scored):
+        scores |= {name: np.full(n, np.nan) for name in (*wanted.shard, *wanted.relative)}
+        return
+    views: dict[str, Any] = {}
+    if wanted.shard:
+        views |= dict.fromkeys(wanted.shard, rows.shard(scored))
+    if wanted.relative:
+        lengths = rows.relative(scored, scores["positive_influence"], scores["negative_influence"])
+        views |= dict.fromkeys(wanted.relative, lengths)
+    for name, view in views.items():
+        column = np.full(n, np.nan)
+        column[scored] = detectors.load(name)(view).double().cpu().numpy()
+        scores[name] = column
 
 
 def _frame(
@@ -195,24 +241,28 @@ def _frame(
     statuses: list[str],
     columns: Mapping[str, np.ndarray],
     places: np.ndarray,
+    wanted: Wanted,
 ) -> pl.DataFrame:
+    scores = [name for name in schema(wanted) if name not in _IDENTITY]
     scored = [status == OK for status in statuses]
-    data: dict[str, list[object]] = {name: [] for name in SCHEMA}
+    data: dict[str, list[object]] = {name: [] for name in schema(wanted)}
     for row, pair in enumerate(rows):
         ok = scored[row]
         values = (pair.uid, pair.key, shard.name, pair.index, *(places[:, row].tolist() if ok else (None,) * 3))
-        scores = (
-            float(columns[name][row]) if ok and columns[name][row] == columns[name][row] else None
-            for name in (*_TERMS, "influence", "influence_se")
-        )
-        for name, value in zip(SCHEMA, (*values, statuses[row], *scores), strict=True):
+        numbers = (_number(columns, name, row) if ok else None for name in scores)
+        for name, value in zip(data, (*values, statuses[row], *numbers), strict=True):
             data[name].append(value)
-    empty = (None,) * (len(SCHEMA) - 8)
     for sample in refused:
-        values = (sample.uid, sample.key, shard.name, sample.index, None, None, None, sample.status, *empty)
-        for name, value in zip(SCHEMA, values, strict=True):
+        values = (sample.uid, sample.key, shard.name, sample.index, None, None, None, sample.status)
+        for name, value in zip(data, (*values, *(None for _ in scores)), strict=True):
             data[name].append(value)
-    frame = pl.DataFrame(data, schema=SCHEMA).sort("index")
+    frame = pl.DataFrame(data, schema=schema(wanted)).sort("index")
     if not frame["index"].equals(pl.Series("index", range(len(frame)), pl.UInt32)):
         raise InputError("the samples of the tar and the rows of its scores differ", url=shard.url)
     return frame
+
+
+def _number(columns: Mapping[str, np.ndarray], name: str, row: int) -> float | None:
+    """A score, or None where a column has none for this pair."""
+    value = float(columns[name][row]) if name in columns else np.nan
+    return value if np.isfinite(value) else None

@@ -121,7 +121,8 @@ class Towers:
                 return u_BD, v_BD, du_BD.unsqueeze(0), dv_BD.unsqueeze(0)
             # The primal does not depend on what vmap runs over, so it is computed once.
             stacked = {name: torch.stack([d[name] for d in directions]) for name in self.parameters}
-            (u_BD, v_BD), (du_RBD, dv_RBD) = vmap(along, out_dims=((None, None), (0, 0)))(stacked)
+            outputs: Any = ((None, None), (0, 0))
+            (u_BD, v_BD), (du_RBD, dv_RBD) = vmap(along, out_dims=outputs)(stacked)
         return u_BD, v_BD, du_RBD, dv_RBD
 
     def pull_back(

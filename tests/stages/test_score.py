@@ -17,8 +17,11 @@ from ecif.influence import Embedded
 from ecif.segmentation import segment
 from ecif.settings import MethodSettings
 from ecif.stages import score
+from ecif.stages.columns import Rows, Sources, Wanted
 from tests.stages.test_fit import corpus as corpus  # the fixture
 from tests.stages.test_fit import fit_all, prepare, write_tar
+
+SCHEMA = score.schema(Wanted.of(MethodSettings()))
 
 
 def scores(root: Path, **changes: object) -> pl.DataFrame:
@@ -73,6 +76,12 @@ def test_scores_equal_a_dense_computation_along_the_saved_direction(corpus: Path
             )
 
 
+def rows_of(embedded: Embedded, settings: MethodSettings) -> Rows:
+    """Embedded rows with no more than the columns that are always there."""
+    sources = Sources(Wanted.of(settings), {"influence": {}})
+    return Rows(settings, sources, embedded, [], torch.arange(len(embedded.u_BD)))
+
+
 def test_before_rounding_the_scores_are_exact_to_1e_9(corpus: Path) -> None:
     """score_rows against the definition, both roles, without the rounding of the file to float32."""
     generator = torch.Generator().manual_seed(0)
@@ -80,7 +89,7 @@ def test_before_rounding_the_scores_are_exact_to_1e_9(corpus: Path) -> None:
     u, v = torch.nn.functional.normalize(u, dim=1), torch.nn.functional.normalize(v, dim=1)
     keys = [str(n) for n in range(21)]
     settings = MethodSettings(batch_size=8, segmentations=3)
-    got, places, statuses = score.score_rows(Embedded(u, v, du[None], dv[None], 9.0, (0.4,)), keys, settings)
+    got, places, statuses = score.score_rows(rows_of(Embedded(u, v, du[None], dv[None], 9.0, (0.4,)), settings), keys)
     assert statuses == ["ok"] * 21
     totals = {name: np.zeros(21) for name in ("positive_influence", "negative_influence")}
     for k in range(3):
@@ -103,8 +112,8 @@ def test_before_rounding_the_scores_are_exact_to_1e_9(corpus: Path) -> None:
 
 def test_every_sample_has_a_row_in_the_order_of_the_tar(corpus: Path) -> None:
     frame = scores(corpus)
-    assert frame.columns == list(score.SCHEMA)
-    assert dict(frame.schema) == score.SCHEMA
+    assert frame.columns == list(SCHEMA)
+    assert dict(frame.schema) == SCHEMA
     assert len(frame) == 72
     for (_,), shard in frame.group_by("shard"):
         assert sorted(shard["index"].to_list()) == list(range(24))
@@ -114,14 +123,14 @@ def test_every_sample_has_a_row_in_the_order_of_the_tar(corpus: Path) -> None:
     assert bad["influence"].null_count() == bad["batch"].null_count() == 2
     good = frame.filter(pl.col("status") == "ok")
     assert good.null_count().row(0) == (0,) * len(frame.columns)
-    assert all(good[name].is_finite().all() for name in score.SCHEMA if score.SCHEMA[name] == pl.Float32)
+    assert all(good[name].is_finite().all() for name in SCHEMA if SCHEMA[name] == pl.Float32)
 
 
 def test_micro_batch_and_threads_change_speed_and_not_scores(corpus: Path) -> None:
     first = scores(corpus, micro_batch=64, workers=0)
     second = scores(corpus, micro_batch=5, workers=3, out=str(corpus / "other"))
-    assert first.drop(score.SCHEMA.keys() - {"uid", "status", "batch"}).equals(
-        second.drop(score.SCHEMA.keys() - {"uid", "status", "batch"})
+    assert first.drop(SCHEMA.keys() - {"uid", "status", "batch"}).equals(
+        second.drop(SCHEMA.keys() - {"uid", "status", "batch"})
     )
     np.testing.assert_allclose(first["influence"].fill_null(0), second["influence"].fill_null(0), rtol=1e-5, atol=1e-8)
 
@@ -181,11 +190,12 @@ def test_a_sample_that_is_not_finite_does_not_spoil_its_batch() -> None:
     settings = MethodSettings(batch_size=4, min_batch=2, segmentations=2)
     keys = [str(n) for n in range(12)]
     du[7, 1] = torch.nan
-    got, _, statuses = score.score_rows(Embedded(u, v, du[None], dv[None], 10.0, (0.0,)), keys, settings)
+    got, _, statuses = score.score_rows(rows_of(Embedded(u, v, du[None], dv[None], 10.0, (0.0,)), settings), keys)
     assert statuses == ["ok"] * 7 + ["non_finite"] + ["ok"] * 4
     kept = [n for n in range(12) if n != 7]
     alone, _, _ = score.score_rows(
-        Embedded(u[kept], v[kept], du[None, kept], dv[None, kept], 10.0, (0.0,)), [keys[n] for n in kept], settings
+        rows_of(Embedded(u[kept], v[kept], du[None, kept], dv[None, kept], 10.0, (0.0,)), settings),
+        [keys[n] for n in kept],
     )
     for name, values in got.items():
         np.testing.assert_array_equal(values[kept], alone[name])
