@@ -205,6 +205,12 @@ class Settings(ScoreSettings, PolicySettings):
     group_size: int = Field(16, ge=1, description="shards per group: the unit of orchestration")
     max_groups: int = Field(4, ge=1, description="groups of copying work that run at the same time")
 
+    @model_validator(mode="after")
+    def _deciding_column(self) -> Self:
+        if self.detector in detectors.OPTIONAL and self.detector not in self.columns:
+            raise ValueError(f"--detector {self.detector} decides by a column that is not computed: add --columns too")
+        return self
+
 
 G = TypeVar("G", bound=_Group)
 

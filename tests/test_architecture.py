@@ -14,7 +14,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ("contrastive", "towers", "segmentation", "logra", "curvature", "influence", "detectors")
+CORE = (
+    "contrastive",
+    "towers",
+    "segmentation",
+    "logra",
+    "curvature",
+    "influence",
+    "gradients",
+    "relative",
+    "editing",
+    "detectors",
+)
 # safetensors comes with open_clip, which reads its own weights with it.
 CORE_MAY_USE = sys.stdlib_module_names | {"torch", "open_clip", "numpy", "safetensors"}
 HEAVY = ("torch", "torchvision", "open_clip", "prefect", "polars", "s3fs")

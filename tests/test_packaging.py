@@ -24,6 +24,8 @@ def _name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", name[0]).lower()
 
 
+# Runs in an environment of its own, which holds the libraries that we are compared with.
+PEERS = ROOT / "bench" / "peers"
 RUN_TIME = {_name(requirement) for requirement in PROJECT["dependencies"]}
 DEVELOPMENT = RUN_TIME | {_name(requirement) for requirement in PROJECT["optional-dependencies"]["dev"]}
 PINS = dict(
@@ -36,6 +38,8 @@ def _imported(folders: Iterable[str]) -> set[str]:
     names = set()
     for folder in folders:
         for path in (ROOT / folder).rglob("*.py"):
+            if path.is_relative_to(PEERS):
+                continue
             for node in ast.walk(ast.parse(path.read_text("utf-8"), str(path))):
                 if isinstance(node, ast.Import):
                     names |= {alias.name.split(".")[0] for alias in node.names}

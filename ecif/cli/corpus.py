@@ -106,7 +106,22 @@ def fit(
             text = "the fit waits for shards that failed; run the same command again"
             return Answer(f"{text}\n{listed(value['failed'])}", value, EXIT_SHARDS_FAILED)
         stage.reduce(one, engine, show)
-    return Answer(f"fit {run.fit_key}: {value['direction']}", value)
+    facts = run.storage.read_json(run.layout.fit_meta(run.fit_key))
+    value |= {name: facts[name] for name in ("N", "N_fit", "coverage", "projection", "projected_size", "damping")}
+    value["effective_dimension"] = facts["effective_dimension"]
+    return Answer(f"fit {run.fit_key}: {value['direction']}\n{_fitted(facts)}", value)
+
+
+def _fitted(facts: dict[str, Any]) -> str:
+    """What the influence lives in, and what the curvature rests on, in a line each."""
+    covered, tensors = facts["coverage"], facts["projection"]
+    share = covered["covered"] / covered["total"]
+    return (
+        f"  parameters: {covered['covered']:,} of {covered['total']:,} ({share:.1%}) in {len(tensors)} tensors, "
+        f"projected onto {facts['projected_size']:,} numbers\n"
+        f"  curvature: {facts['curvature']}, {facts['N_fit']:,} of {facts['N']:,} pairs, effective dimension "
+        f"{facts['effective_dimension']:.0f} at damping {facts['damping']['delta']:.3g}"
+    )
 
 
 def score(

@@ -157,8 +157,9 @@ def _first_pass(
     rows: dict[str, int] = {}
     worst: pl.DataFrame | None = None
     best: pl.DataFrame | None = None
-    numbers.sketches = {column: Sketch() for column in detectors.NAMES}
-    for name, table in stream_scores(storage, scores, (*IDENTITY, "status", *detectors.NAMES)):
+    added = numbers.settings.get("columns", ())
+    numbers.sketches = {column: Sketch() for column in (*detectors.NAMES, *added)}
+    for name, table in stream_scores(storage, scores, (*IDENTITY, "status", *numbers.sketches)):
         rows[name] = table.height
         numbers.rows += table.height
         numbers.statuses.update(dict(table["status"].value_counts().iter_rows()))
@@ -179,8 +180,8 @@ def _first_pass(
     numbers.top.sort(reverse=True)
     if worst is not None and best is not None:
         # A pair never stands on both sides: a small corpus is split in the middle.
-        numbers.worst = _pairs(worst.head(min(SHOWN, (numbers.ok + 1) // 2)))
-        numbers.best = _pairs(best.head(min(SHOWN, numbers.ok // 2)))
+        numbers.worst = _pairs(worst.head(min(SHOWN, (numbers.ok + 1) // 2)), list(numbers.sketches))
+        numbers.best = _pairs(best.head(min(SHOWN, numbers.ok // 2)), list(numbers.sketches))
     return rows
 
 
@@ -194,11 +195,9 @@ def _extreme(so_far: pl.DataFrame | None, more: pl.DataFrame, descending: bool) 
     return both.sort("worse", *IDENTITY, descending=descending).head(SHOWN)
 
 
-def _pairs(table: pl.DataFrame) -> list[ScoredPair]:
+def _pairs(table: pl.DataFrame, columns: list[str]) -> list[ScoredPair]:
     return [
-        ScoredPair(
-            row["uid"], row["key"], row["shard"], row["index"], {c: row[c] for c in detectors.NAMES}, row["dropped"]
-        )
+        ScoredPair(row["uid"], row["key"], row["shard"], row["index"], {c: row[c] for c in columns}, row["dropped"])
         for row in table.iter_rows(named=True)
     ]
 

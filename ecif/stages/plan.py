@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ecif import inventory, keys, selection
+from ecif import detectors, inventory, keys, selection
 from ecif.errors import ConflictError, InputError, UsageError
 from ecif.layout import Layout
 from ecif.progress import Progress, Silent
@@ -55,6 +55,11 @@ def plan(
         )
     scores = {name: layout.scores(score_key, name) for name in names if name in scored}
     meta = score_meta(layout, storage, score_key)
+    if policy.detector in detectors.OPTIONAL and policy.detector not in meta["settings"].get("columns", ()):
+        raise UsageError(
+            f"--detector {policy.detector}: these scores have no such column; score again with --columns "
+            f"{policy.detector}"
+        )
     progress.stage("plan", 0, "shards")
     try:
         decision = selection.choose(storage, scores, policy, key=key, score_key=score_key, fit_key=meta["fit_key"])

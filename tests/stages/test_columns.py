@@ -221,3 +221,26 @@ def test_unknown_columns_are_refused_by_name() -> None:
         MethodSettings(columns=("clip",))
     assert MethodSettings(columns=("trak", "aum", "trak")).columns == ("aum", "trak")
     assert set(OPTIONAL) >= {"theta_relative", "lemon"}
+
+
+def test_a_further_column_can_decide_and_is_reported(corpus: Path) -> None:
+    from ecif.inventory import load
+    from ecif.progress import Silent
+    from ecif.report import build_report
+    from ecif.settings import PolicySettings, Settings
+    from ecif.stages.plan import plan
+
+    run, _, _ = scored(corpus, columns=("lemon",))
+    storage, layout = run.storage, run.layout
+    decision = plan(layout, storage, PolicySettings(detector="lemon", drop_count=5), run.score_key)
+    frames = [pl.read_parquet(layout.scores(run.score_key, shard.name)) for shard in run.inventory.shards]
+    both = pl.concat(frames).filter(pl.col("status") == "ok")["lemon"].sort(descending=True)
+    assert (decision.n_dropped, decision.threshold) == (5, both[4])
+    page = build_report(
+        layout, storage, load(layout, storage), decision, run.score_key, failed={}, progress=Silent()
+    ).decode()
+    assert "distance of the pair and of its neighbours" in page
+    with pytest.raises(UsageError, match="score again with --columns trak"):
+        plan(layout, storage, PolicySettings(detector="trak", drop_count=5), run.score_key)
+    with pytest.raises(ValueError, match="add --columns"):
+        Settings(detector="lemon")
