@@ -18,7 +18,7 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-integration check bench docs clean
+.PHONY: help install demo test test-integration check bench bench-method docs clean
 
 help:
 	@echo "make demo              render, damage, clean and judge a small corpus (offline, CPU)"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-integration  tests that start servers (PART=smoke: the part that CI runs)"
 	@echo "make check             ruff and mypy"
 	@echo "make bench             throughput of scoring against plain embedding"
+	@echo "make bench-method      the tables of docs/method.md: the method against retraining (DATA=dir: real shards)"
 	@echo "make docs              rewrite the generated pages and check links and commands"
 	@echo "make install           only make .venv"
 	@echo "make clean             remove caches and what demo and bench wrote (.venv stays)"
@@ -63,6 +64,16 @@ bench: export OMP_WAIT_POLICY ?= PASSIVE
 bench: $(INSTALLED)
 	$(BIN)/python -W ignore -m bench.throughput --work bench-out $(ARGS)
 	$(BIN)/python -W ignore -m bench.memory --work bench-out
+
+# Hours in all; results are kept in bench-out/method, and a part that was broken off goes on. METHOD_PARTS='errors speed'
+# runs some of it.
+METHOD_PARTS ?= agreement brittleness editing errors sensitivity detection removal speed
+DATA ?=
+bench-method: export OMP_WAIT_POLICY ?= PASSIVE
+bench-method: $(INSTALLED)
+	for part in $(METHOD_PARTS); do \
+	  $(BIN)/python -W ignore -m bench.method $$part --work bench-out/method $(if $(DATA),--data '$(DATA)') $(ARGS) || exit; \
+	done
 
 docs: $(INSTALLED)
 	$(BIN)/python -m docs.generate

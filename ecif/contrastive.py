@@ -26,10 +26,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# A logit whose probability is zero in float64, too, beside any of a cosine times a scale of 100.
+_NEVER = -1e4
+
 
 def logits(u_BD: Tensor, v_BD: Tensor, scale: Tensor | float) -> Tensor:
     """S = s U V^T, (B, B), in float32 or better."""
     return scale * (_wide(u_BD) @ _wide(v_BD).T)
+
+
+def mask_equal(s_BB: Tensor, captions_B: Tensor) -> Tensor:
+    """S with pairs of equal captions taken out of each other's softmax; the diagonal stays.
+
+    A text that is right for both images is no negative: corpora of class labels have a handful of captions, and
+    web corpora have boilerplate. Such entries get a probability, and with it every derivative, of exactly zero.
+
+    Args:
+        captions_B: integers, equal for equal captions.
+    """
+    same_BB = captions_B.unsqueeze(1) == captions_B
+    same_BB = same_BB & ~torch.eye(len(same_BB), dtype=torch.bool, device=same_BB.device)
+    # Not -inf: a batch of one caption would leave softmaxes over nothing, and NaN.
+    return s_BB.masked_fill(same_BB.to(s_BB.device), _NEVER)
 
 
 def batch_loss(s_BB: Tensor) -> Tensor:

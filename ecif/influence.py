@@ -33,6 +33,7 @@ class Embedded:
         u_BD: unit-norm image embeddings. v_BD: unit-norm text embeddings.
         du_RBD, dv_RBD: their derivatives along each direction.
         scale: logit scale s. dscale_R: its derivatives (0 unless the scale is trainable).
+        captions_B: if given, integers by which equal captions do not compete (`contrastive.mask_equal`).
     """
 
     u_BD: Tensor
@@ -41,12 +42,25 @@ class Embedded:
     dv_RBD: Tensor
     scale: float
     dscale_R: tuple[float, ...]
+    captions_B: Tensor | None = None
 
     def take(self, rows: Tensor) -> Embedded:
         """The samples at `rows`, as a batch."""
         return Embedded(
-            self.u_BD[rows], self.v_BD[rows], self.du_RBD[:, rows], self.dv_RBD[:, rows], self.scale, self.dscale_R
+            self.u_BD[rows],
+            self.v_BD[rows],
+            self.du_RBD[:, rows],
+            self.dv_RBD[:, rows],
+            self.scale,
+            self.dscale_R,
+            None if self.captions_B is None else self.captions_B[rows],
         )
+
+    @property
+    def logits(self) -> Tensor:
+        """S of the samples as one batch, (B, B)."""
+        s_BB = contrastive.logits(self.u_BD, self.v_BD, self.scale)
+        return s_BB if self.captions_B is None else contrastive.mask_equal(s_BB, self.captions_B)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +75,7 @@ class BatchTerms:
     @classmethod
     def of(cls, batch: Embedded, negative_role: NegativeRole, direction: int = 0) -> BatchTerms:
         """The terms along one of the directions of `batch`."""
-        s_BB = contrastive.logits(batch.u_BD, batch.v_BD, batch.scale)
-        return cls(s_BB, directional_logits(batch, direction), batch.scale, negative_role)
+        return cls(batch.logits, directional_logits(batch, direction), batch.scale, negative_role)
 
 
 def directional_logits(batch: Embedded, direction: int = 0) -> Tensor:

@@ -80,6 +80,9 @@ class MethodSettings(_Group):
     validation: tuple[str, ...] = Field((), description="tars of trusted pairs: what 'better' is measured on")
     objective: str = Field("contrastive", description="validation loss: contrastive, or prompts:FILE (zero-shot)")
     batch_size: int = Field(256, ge=2, description="contrastive batch B: samples that compete in one softmax")
+    equal_captions: Literal["compete", "mask"] = Field(
+        "compete", description="pairs of equal captions: negatives of each other, or out of each other's softmax"
+    )
     min_batch: int | None = Field(None, ge=2, description="smaller batches are not scored [default: B/4]")
     segmentations: int = Field(5, ge=1, description="K: ways to cut a shard into batches, averaged")
     seed: int = Field(0, ge=0, description="seed of every random choice")

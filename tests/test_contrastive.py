@@ -154,3 +154,36 @@ def test_low_precision_logits_are_raised_to_float32(dtype: torch.dtype) -> None:
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     for value in (c.positive(s), c.negative(s), c.negative_exact(s), c.d_negative_exact(s, s)):
         assert value.dtype == wide
+
+
+def test_masked_equal_captions_leave_each_others_softmax() -> None:
+    """Every role is that of a loop in which rows and columns run over other captions only."""
+    captions = torch.tensor([0, 1, 0, 2, 1, 0])
+    s = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4
+    masked = c.mask_equal(s, captions)
+
+    def others(n: int) -> list[int]:
+        return [k for k in range(6) if k == n or captions[k] != captions[n]]
+
+    for n in range(6):
+        row, column = s[n, others(n)], s[others(n), n]
+        expected = torch.logsumexp(row, 0) + torch.logsumexp(column, 0) - 2 * s[n, n]
+        torch.testing.assert_close(c.positive(masked)[n], expected)
+        kept = [k for k in range(6) if k != n]
+        rest = c.batch_loss(c.mask_equal(s[kept][:, kept], captions[kept]))
+        gone = c.positive(masked)[n] + c.negative_exact(masked)[n]
+        torch.testing.assert_close(c.batch_loss(masked) - gone, rest)
+
+
+def test_a_batch_of_one_caption_has_no_loss_and_no_nan() -> None:
+    s = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)) * 100
+    masked = c.mask_equal(s, torch.zeros(4, dtype=torch.int64))
+    ds = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+    for values in (
+        c.positive(masked),
+        c.d_positive(masked, ds),
+        c.d_negative_exact(masked, ds),
+        c.ggn_logits_product(masked, ds),
+        c.ggn_logits_sqrt(masked, ds, ds),
+    ):
+        torch.testing.assert_close(values, torch.zeros_like(values))

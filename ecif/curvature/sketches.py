@@ -30,9 +30,21 @@ def through_logits(h_BB: Tensor, u_BD: Tensor, v_BD: Tensor, scale: float) -> Co
     return Cotangents(scale * (h @ v_BD), scale * (h.T @ u_BD), (h_BB * s_BB).sum())
 
 
-def ggn_sketches(u_BD: Tensor, v_BD: Tensor, scale: float, count: int, generator: torch.Generator) -> list[Cotangents]:
-    """`count` independent cotangents M^(1/2) xi of one batch; xi is drawn on the CPU, alike on any device."""
+def ggn_sketches(
+    u_BD: Tensor,
+    v_BD: Tensor,
+    scale: float,
+    count: int,
+    generator: torch.Generator,
+    captions_B: Tensor | None = None,
+) -> list[Cotangents]:
+    """`count` independent cotangents M^(1/2) xi of one batch; xi is drawn on the CPU, alike on any device.
+
+    Args:
+        captions_B: if given, equal captions do not compete (`contrastive.mask_equal`).
+    """
     s_BB = contrastive.logits(u_BD, v_BD, scale)
+    s_BB = s_BB if captions_B is None else contrastive.mask_equal(s_BB, captions_B)
     found = []
     for _ in range(count):
         xi = torch.randn(2, *s_BB.shape, generator=generator, dtype=torch.float32).to(s_BB)

@@ -83,7 +83,9 @@ def _build(run: Run, engine: Engine, shards: list[Shard], progress: Progress) ->
     progress.stage("fit: basis", settings.basis_pairs, "pairs")
     for batch, noise in _first_batches(run, engine, shards):
         u_BD, v_BD = embed(engine, batch)
-        sketches = curvature.ggn_sketches(u_BD, v_BD, engine.towers.scale, settings.sketches, noise)
+        sketches = curvature.ggn_sketches(
+            u_BD, v_BD, engine.towers.scale, settings.sketches, noise, batch.competing(settings)
+        )
         for name, side in curvature.sides(pull_back(engine, batch, sketches)).items():
             sides[name] = sides[name] + side if name in sides else side
         pairs += batch.size

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ecif.curvature import Cotangents
 from ecif.logra import Projection
+from ecif.settings import MethodSettings
 from ecif.stages.engine import Engine
 from ecif.stages.spool import Spool
 from ecif.towers import SCALE, State
@@ -33,10 +34,20 @@ class Batch:
     rows: list[int]
     captions: list[str]
 
+    def competing(self, settings: MethodSettings) -> Tensor | None:
+        """Numbers of the captions where equal ones are not to compete, else None."""
+        return numbers(self.captions) if settings.equal_captions == "mask" else None
+
     @property
     def size(self) -> int:
         """Pairs in the batch."""
         return len(self.rows)
+
+
+def numbers(captions: Sequence[str]) -> Tensor:
+    """An integer for each caption, equal for equal captions, (B,)."""
+    seen: dict[str, int] = {}
+    return torch.tensor([seen.setdefault(caption, len(seen)) for caption in captions], dtype=torch.int64)
 
 
 def load_batch(engine: Engine, samples: Spool, rows: Sequence[int]) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -251,7 +251,7 @@ class Rows:
         """The view of one batch of one segmentation; to be taken once for each."""
         picked = torch.from_numpy(rows)
         part = self.embedded.take(picked)
-        s_BB = contrastive.logits(part.u_BD, part.v_BD, part.scale)
+        s_BB = part.logits
         changes = {}
         for number, name in enumerate(self.sources.directions):
             change = Change.of(part, number)
@@ -260,7 +260,7 @@ class Rows:
             else:
                 changes[name] = change
         seen = [
-            Checkpoint(contrastive.logits(u_ND[picked], v_ND[picked], scale), scale)
+            Checkpoint(replace(part, u_BD=u_ND[picked], v_BD=v_ND[picked], scale=scale).logits, scale)
             for (u_ND, v_ND), scale in zip(self.others, self.sources.scales, strict=True)
         ]
         return BatchView(

@@ -102,6 +102,7 @@ def embed_shard(
         torch.cat(dv_parts, 1),
         engine.towers.scale,
         tuple(engine.towers.dscale(direction) for direction in directions),
+        torch.tensor(captions) if run.settings.equal_captions == "mask" else None,
     )
     joined = [_join(found) for found in others]
     return EmbeddedShard(pairs, refused, embedded, digests, captions, joined, _join(heads) if keep_heads else None)

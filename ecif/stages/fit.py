@@ -145,7 +145,8 @@ def _projected(
         # Without the others' embeddings: each pair reaches through its own alone.
         return gradients.reverse_gradients(engine.towers, batch.states, project, ("positive",), hardest=0)["positive"]
     u_BD, v_BD = embed(engine, batch)
-    sketches = curvature.ggn_sketches(u_BD, v_BD, engine.towers.scale, settings.sketches, noise)
+    captions_B = batch.competing(settings)
+    sketches = curvature.ggn_sketches(u_BD, v_BD, engine.towers.scale, settings.sketches, noise, captions_B)
     return pull_back_projected(engine, batch, sketches, project) / settings.sketches**0.5
 
 

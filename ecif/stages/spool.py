@@ -41,6 +41,10 @@ class Spool:
             self.digests.append(image_digest(sample.image))
             self._file.write(sample.image)
 
+    def captions(self, rows: Sequence[int]) -> list[str]:
+        """Captions of the pairs at `rows`."""
+        return [self._places[row][1] for row in rows]
+
     def pairs(self, rows: Sequence[int]) -> Iterator[Pair]:
         """The pairs at `rows`, in that order; `index` is the row."""
         for row in rows:

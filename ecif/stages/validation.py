@@ -84,7 +84,10 @@ def load_validation(
         for rows in segmentation.batches:
             batch = load_batch(engine, samples, rows.tolist())
             if batch.size >= (1 if prompts else 2):
-                term, gradient = _zero_shot(engine, batch, prompts) if prompts else _contrastive(engine, batch)
+                if prompts:
+                    term, gradient = _zero_shot(engine, batch, prompts)
+                else:
+                    term, gradient = _contrastive(engine, batch, batch.competing(settings))
                 loss, pairs, total = loss + term, pairs + batch.size, add(total, gradient)
             progress.advance(len(rows))
         progress.end()
@@ -97,10 +100,11 @@ def load_validation(
     return Validation(gradient, loss / pairs, pairs, dict(sorted(refused.items())), digests)
 
 
-def _contrastive(engine: Engine, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+def _contrastive(engine: Engine, batch: Batch, captions_B: Tensor | None) -> tuple[float, dict[str, Tensor]]:
     """Sum of Pos_i / 2 over a batch, and its gradient."""
     u_BD, v_BD = embed(engine, batch)
-    s_BB = contrastive.logits(u_BD, v_BD, engine.towers.scale).requires_grad_()
+    s_BB = contrastive.logits(u_BD, v_BD, engine.towers.scale)
+    s_BB = (s_BB if captions_B is None else contrastive.mask_equal(s_BB, captions_B)).requires_grad_()
     loss = contrastive.batch_loss(s_BB) / 2
     (h_BB,) = torch.autograd.grad(loss, s_BB)
     (gradient,) = pull_back(engine, batch, [through_logits(h_BB, u_BD, v_BD, engine.towers.scale)])

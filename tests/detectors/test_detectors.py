@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,3 +106,12 @@ def test_pairs_with_wrong_captions_are_at_the_bad_end(name: str) -> None:
         badness = scores if facts(name).higher_is_worse else -scores
         areas.append(auroc(problem.wrong.numpy(), badness.numpy()) or 0.0)
     assert np.mean(areas) > (0.8 if comparing else 0.95)
+
+
+def test_the_page_of_the_columns_has_every_sign_and_source() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "detectors.md").read_text("utf-8")
+    rows = {cells[1].strip(" `"): cells for line in page.splitlines() if len(cells := line.split("|")) == 6}
+    for name in (*NAMES, *OPTIONAL):
+        _, _, _, worse, source, _ = rows[name]
+        assert worse.strip() == ("high" if facts(name).higher_is_worse else "low")
+        assert facts(name).reference.removeprefix("arXiv ") in source or source.strip() == "the same"

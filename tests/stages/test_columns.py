@@ -244,3 +244,27 @@ def test_a_further_column_can_decide_and_is_reported(corpus: Path) -> None:
         plan(layout, storage, PolicySettings(detector="trak", drop_count=5), run.score_key)
     with pytest.raises(ValueError, match="add --columns"):
         Settings(detector="lemon")
+
+
+def test_equal_captions_can_be_left_out_of_the_competition(corpus: Path) -> None:
+    """Fit, validation loss and scores all see the masked logits: against autograd along the saved direction."""
+    run, engine, frame = scored(corpus, equal_captions="mask", segmentations=1)
+    plain, _, other = scored(corpus)
+    assert run.fit_key != plain.fit_key
+    assert not np.allclose(frame["neg_clip_loss"].to_numpy(), other["neg_clip_loss"].to_numpy())
+    shard = run.inventory.shards[SHARD]
+    w = score.load_direction(run, engine).tensors
+    expected = np.zeros(shard.samples or 0)
+    with spool() as samples:
+        samples.add(read_pairs(shard.url, shard.name, run.storage, "txt", engine.limits))
+        for rows in segment(samples.keys, 8, 0, 0).batches:
+            batch = load_batch(engine, samples, rows.tolist())
+            ((image, text),) = batch.states
+            values = {name: p.clone().requires_grad_() for name, p in engine.towers.parameters.items()}
+            s = contrastive.logits(*engine.towers.embed(values, image, text), engine.towers.scale)
+            same = torch.tensor([[a == b for a in batch.captions] for b in batch.captions])
+            s = s.masked_fill(same & ~torch.eye(len(s), dtype=torch.bool), -1e4)
+            for row, term in zip(rows, contrastive.positive(s) + contrastive.negative_exact(s), strict=True):
+                parts = torch.autograd.grad(term, list(values.values()), retain_graph=True)
+                expected[row] = sum(float((g * w[n]).sum()) for n, g in zip(values, parts, strict=True))
+    np.testing.assert_allclose(frame["influence"].to_numpy(), expected, rtol=1e-5, atol=1e-12)
