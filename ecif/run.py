@@ -18,7 +18,6 @@ from ecif.settings import ScoreSettings, saved
 from ecif.sources import Found, expand
 from ecif.storage import Storage
 
-
 # Columns that rest on another curvature than the run's own, and on which.
 _OTHER_FITS = {"if_ekfac": "ekfac", "trak": "pointwise"}
 

@@ -58,6 +58,22 @@ def test_cleans_and_a_second_run_changes_nothing(corpus: Corpus, tmp_path: Path)
     assert not {"fit", "score", "write"} & set(second.stages)
 
 
+def test_further_columns_bring_their_own_fits_and_an_index(corpus: Corpus, tmp_path: Path) -> None:
+    """PCA, a column that rests on another curvature and stored gradients: all through the flow, and resumable."""
+    corpus.values.update(columns=("if_ekfac", "l_relative"), index=True, logra_init="pca")
+    settings = corpus.settings()
+    outcome = run_clean(corpus.sources, settings, Notes())
+    assert (outcome.scored, outcome.written, outcome.failed) == (4, 4, [])
+    storage, layout = Storage(), Layout(settings.out)
+    fits = [info.url for info in storage.list(layout.fits(), "/meta.json")]
+    assert sorted(storage.read_json(url)["curvature"] for url in fits) == ["ekfac", "ggn"]
+    assert len(storage.list(layout.scores_of(outcome.score_key) + "/index", ".safetensors")) == 4
+    before = {file: file.stat().st_mtime_ns for file in Path(settings.out).rglob("*.safetensors")}
+    again = run_clean(corpus.sources, settings, Notes())
+    assert _timeless(again) == _timeless(outcome)
+    assert {file: file.stat().st_mtime_ns for file in Path(settings.out).rglob("*.safetensors")} == before
+
+
 def test_artifacts_show_the_outcome(corpus: Corpus) -> None:
     outcome = run_clean(corpus.sources, corpus.settings(), Notes())
     run = _last_run()

@@ -82,9 +82,9 @@ def flat_of(tensors: dict[str, Tensor]) -> Tensor:
 
 def test_columns_of_gradients_are_those_of_autograd(corpus: Path) -> None:
     """Two heads, no compression: every quantity from dense gradients, solves and norms."""
-    names = ("tracin", "if_ekfac", "trak", "vif", "self_influence", "gradient_l1", "gradient_l2")
-    names += ("theta_relative", "l_relative", "relative_influence")
-    run, engine, frame = scored(corpus, columns=names, logra_rank=64, segmentations=1)
+    pointwise = ("tracin", "if_ekfac", "trak", "vif", "self_influence", "gradient_l1", "gradient_l2")
+    relative = ("theta_relative", "l_relative", "relative_influence")
+    run, engine, frame = scored(corpus, columns=(*pointwise, *relative), logra_rank=64, segmentations=1)
     a, b, alone = autograd(run, engine)
     project = fit.load_projection(run, engine, torch.float64)
     gradient = flat_of(fitted.load_by_parameter(run.layout.gradient(run.fit_key), run, engine))
