@@ -41,13 +41,20 @@ __all__ = [
 
 
 def projected_gradients(
-    towers: Towers, states: States, projection: Projection, roles: Sequence[Role], *, chunk: int = 8
+    towers: Towers,
+    states: States,
+    projection: Projection,
+    roles: Sequence[Role],
+    *,
+    chunk: int = 8,
+    captions_B: Tensor | None = None,
 ) -> dict[Role, Tensor]:
     """Projected gradients of every sample's roles, (B, K) each, by the cheapest exact path.
 
     Args:
         states: (image state, text state) of each micro-batch of one contrastive batch, in order.
         projection: of all trainable parameters. chunk: tangents or gradients held at once by the general paths.
+        captions_B: if given, equal captions do not compete (`contrastive.mask_equal`).
 
     Raises:
         ValueError: the projection is not one of the towers' trainable parameters.
@@ -55,26 +62,30 @@ def projected_gradients(
     if {n: tuple(p.shape) for n, p in towers.parameters.items()} != {n: p.shape for n, p in projection.parts.items()}:
         raise ValueError("the projection was made for other parameters than the towers' trainable ones")
     if towers.trainable == "heads" and towers.image.head_input and towers.text.head_input:
-        return _of_heads(towers, states, projection, roles)
+        return _of_heads(towers, states, projection, roles, captions_B)
     costs = path_costs(towers, states, projection, roles)
     path = min(costs, key=lambda name: costs[name])
     if path == "forward":
-        return forward_gradients(towers, states, projection, roles, chunk=chunk)
-    return reverse_gradients(towers, states, projection, roles, by=path, chunk=chunk)
+        return forward_gradients(towers, states, projection, roles, chunk=chunk, captions_B=captions_B)
+    return reverse_gradients(towers, states, projection, roles, by=path, chunk=chunk, captions_B=captions_B)
 
 
 def path_costs(
     towers: Towers, states: States, projection: Projection, roles: Sequence[Role]
 ) -> dict[Literal["forward", "sample", "coordinate"], float]:
-    """About what each exact path costs, in forward passes of the batch."""
+    """About what each exact path costs, in forward passes of the batch; `python -m bench.method speed` measures it."""
     size = sum(len(image[0]) for image, _ in states)
     first, _ = states[0]
     with torch.no_grad():
         width = towers.embed_images(towers.parameters, tuple(part[:1] for part in first)).shape[1]
-    return {"forward": projection.size, "sample": 2 * size * len(roles), "coordinate": 3 * width}
+    # The gradient of a token table is far larger than what a sample's pass touches, and `coordinate` forms B D of them.
+    each = 50 if towers.trainable == "all" else 4
+    return {"forward": 0.6 * projection.size, "sample": 2 * size * len(roles), "coordinate": each * width}
 
 
-def _of_heads(towers: Towers, states: States, projection: Projection, roles: Sequence[Role]) -> dict[Role, Tensor]:
+def _of_heads(
+    towers: Towers, states: States, projection: Projection, roles: Sequence[Role], captions_B: Tensor | None
+) -> dict[Role, Tensor]:
     h_image = torch.cat([image[0] for image, _ in states])
     h_text = torch.cat([text[0] for _, text in states])
     heads = [_head(towers, projection, tower) for tower in towers.heads]
@@ -82,7 +93,7 @@ def _of_heads(towers: Towers, states: States, projection: Projection, roles: Seq
     rows = {}
     for role in roles:
         rows[role] = h_image.new_empty(len(h_image), projection.size)
-        parts = head_gradients(h_image, h_text, heads[0], heads[1], towers.scale, role)
+        parts = head_gradients(h_image, h_text, heads[0], heads[1], towers.scale, role, captions_B)
         for tower, part in zip(towers.heads, parts, strict=True):
             names = [name for name in (tower.head, _bias_name(tower)) if name in slices]
             for name, some in zip(names, part.split([projection.parts[n].size for n in names], 1), strict=True):

@@ -7,9 +7,9 @@ Nothing rests on hooks or on the kind of layer: bare parameters, convolutions, t
 A basis vector moves one parameter, so the other tower is not run and, within the tower, nothing before that parameter
 has a derivative. The directions of one parameter share one primal pass per chunk.
 
-Cost for K projected numbers: at most about K forward passes of the batch (both towers) plus the primal once per
-chunk, and 2 K B^2 D for the logits, whatever the number of roles. It is the cheapest path where K is small against
-the batch and the embedding; `reverse` is where it is not.
+Cost for K projected numbers: about K / 2 to K forward passes of the batch (both towers), the primal of a chunk among
+them, and 2 K B^2 D for the logits, whatever the number of roles. It is the cheapest path where K is small against the
+batch and the embedding; `reverse` is where it is not.
 """
 
 from __future__ import annotations
@@ -22,22 +22,29 @@ from torch.func import jvp, vmap
 
 from ecif import contrastive
 from ecif.gradients.roles import Role, directional, terms
-from ecif.gradients.towers import States, embed, side_of
+from ecif.gradients.towers import States, competing, embed, side_of
 from ecif.logra import MatrixProjection, Projection
 from ecif.towers import SCALE, Towers, differentiable_attention
 
 
 def forward_gradients(
-    towers: Towers, states: States, projection: Projection, roles: Sequence[Role], *, chunk: int = 16
+    towers: Towers,
+    states: States,
+    projection: Projection,
+    roles: Sequence[Role],
+    *,
+    chunk: int = 16,
+    captions_B: Tensor | None = None,
 ) -> dict[Role, Tensor]:
     """Projected gradients of every sample's roles, (B, K) each, exact for any parameters.
 
     Args:
         states: (image state, text state) of each micro-batch. chunk: directions that share a primal pass; the
             memory is that many tangents of one tower's activations for one micro-batch.
+        captions_B: if given, equal captions do not compete (`contrastive.mask_equal`).
     """
     u_BD, v_BD = embed(towers, states)
-    s_BB = contrastive.logits(u_BD, v_BD, towers.scale)
+    s_BB = competing(contrastive.logits(u_BD, v_BD, towers.scale), captions_B)
     found = {role: terms(s_BB, role) for role in roles}
     rows = {role: u_BD.new_zeros(len(u_BD), projection.size) for role in roles}
     for name, columns in projection.slices().items():
@@ -83,7 +90,7 @@ def _push(towers: Towers, name: str, state: tuple[Tensor, ...], directions: Tens
     value = towers.parameters[name]
 
     def along(direction: Tensor) -> Tensor:
-        _, d_BD, *_ = jvp(lambda p: tower({name: p}, state), (value,), (direction,))
+        _, d_BD, *_ = jvp(lambda p: tower({**towers.parameters, name: p}, state), (value,), (direction,))
         return d_BD
 
     with differentiable_attention(), torch.no_grad():

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ecif import contrastive
 from ecif.gradients.roles import Role, Terms, terms
+from ecif.gradients.towers import competing
 from ecif.logra import MatrixProjection
 
 CHUNK = 256  # outer products held at once
@@ -59,19 +60,26 @@ class Head:
 
 
 def head_gradients(
-    h_image: Tensor, h_text: Tensor, image: Head, text: Head, scale: float, role: Role
+    h_image: Tensor,
+    h_text: Tensor,
+    image: Head,
+    text: Head,
+    scale: float,
+    role: Role,
+    captions_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Projected gradients of the role of every sample with respect to the two heads, (B, K_image) and (B, K_text).
 
     Args:
         h_image, h_text: inputs of the heads, (B, n_in). scale: the logit scale s.
+        captions_B: if given, equal captions do not compete (`contrastive.mask_equal`).
 
     Returns:
         For each head the numbers of its weight, then those of its bias if that is trainable.
     """
     norm_i, u_BD = image.embed(h_image)
     norm_t, v_BD = text.embed(h_text)
-    found = terms(contrastive.logits(u_BD, v_BD, scale), role)
+    found = terms(competing(contrastive.logits(u_BD, v_BD, scale), captions_B), role)
     flipped = tuple(term.transposed() for term in found)
     diagonal = role == "positive"
     return (

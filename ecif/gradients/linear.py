@@ -47,7 +47,7 @@ def linear_gradients(
     layers = _layers(model, projection)
     # All that the graph is grown for: its gradient, zero, needs the backward pass of every covered layer and no more.
     anchor = torch.zeros((), requires_grad=True)
-    with _instead(layers, anchor), torch.enable_grad():
+    with _frozen(model), _instead(layers, anchor), torch.enable_grad():
         losses_B = loss(model, inputs)
         total = losses_B.sum()
     if losses_B.dim() != 1:
@@ -93,7 +93,10 @@ class _Layer:
         dy = _tokens(dy)
         for kind, part in self.parts.items():
             out = dy if part.left is None else dy @ part.left.T
-            self.rows[kind] += (out.mT @ x).flatten(1) if kind == "weight" else out.sum(1)
+            if kind == "weight":
+                self.rows[kind].unflatten(1, (out.shape[2], x.shape[2])).baddbmm_(out.mT, x)
+            else:
+                self.rows[kind].add_(out.sum(1))
 
 
 class _Linear(torch.autograd.Function):
@@ -118,6 +121,18 @@ class _Linear(torch.autograd.Function):
         weight, x, anchor = ctx.saved_tensors
         ctx.layer.add(dy, x)
         return dy @ weight if ctx.needs_input_grad[0] else None, None, None, None, torch.zeros_like(anchor)
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient: what lies below the first covered layer then has no backward pass."""
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -5,15 +5,18 @@ of sample m: every sample reaches through all of the batch. Three ways to sum, c
 pull-back is worth about two):
 
     by sample       B pull-backs for each role, of all embeddings at once             2 B x roles
-    by coordinate   J_m itself: D pull-backs of each sample alone, projected; then    2 D + projections
+    by coordinate   J_m itself: D pull-backs of each sample alone, projected; then    3 to 4 D
                     one matrix product with the cotangents, whatever the roles        (D x B projected gradients)
     hardest = r     one pull-back of r + 1 samples for each n: its own and the r      3 (r + 1) x roles
                     whose cotangents are longest; the others are dropped: NOT exact
 
-The first two are exact. The second wins where the batch is several times as large as the embedding is wide; it projects
-B D gradients instead of B, which for a rank of k and T tokens costs as much as k / 2T pull-backs each.
+The first two are exact. The second wins where the batch is several times as large as the embedding is wide. It forms
+and projects B D gradients instead of B: for a rank of k and T tokens that adds a part of k / 2T for matrices that act
+on every token, but far more than a pass for a token table, of which a sample uses a few rows.
 
-Gradients are projected as they come; `chunk` of them, each as large as the tower's parameters, are held at once.
+Gradients are projected as they come. Held at once are `chunk` of them, each as large as the tower's parameters, with as
+many cotangents of a micro-batch's activations; the second way, with a sample in the place of a micro-batch, takes more
+of them at a time as long as they stay within GRADIENTS_HELD numbers.
 """
 
 from __future__ import annotations
@@ -28,12 +31,13 @@ from torch.func import vjp, vmap
 
 from ecif import contrastive
 from ecif.gradients.roles import Role, Terms, cotangents, directional, terms
-from ecif.gradients.towers import SIDES, Side, States, embed, side_of
+from ecif.gradients.towers import SIDES, Side, States, competing, embed, side_of
 from ecif.logra import MatrixProjection, Projection
 from ecif.towers import SCALE, Towers, differentiable_attention
 from ecif.towers.cut import State
 
 Way = Literal["sample", "coordinate"]
+GRADIENTS_HELD = 2**26
 
 
 def reverse_gradients(
@@ -45,15 +49,17 @@ def reverse_gradients(
     by: Way = "sample",
     hardest: int | None = None,
     chunk: int = 8,
+    captions_B: Tensor | None = None,
 ) -> dict[Role, Tensor]:
     """Projected gradients of every sample's roles, (B, K) each, for any parameters.
 
     Args:
         states: (image state, text state) of each micro-batch. by: which of the exact ways, see above.
-        hardest: keep of the other samples only so many: an approximation. chunk: gradients held at once.
+        hardest: keep of the other samples only so many: an approximation. chunk: cotangents pulled back at once.
+        captions_B: if given, equal captions do not compete (`contrastive.mask_equal`).
     """
     u_BD, v_BD = embed(towers, states)
-    s_BB = contrastive.logits(u_BD, v_BD, towers.scale)
+    s_BB = competing(contrastive.logits(u_BD, v_BD, towers.scale), captions_B)
     found = {role: terms(s_BB, role) for role in roles}
     rows = {role: u_BD.new_zeros(len(u_BD), projection.size) for role in roles}
     slices = projection.slices()
@@ -150,10 +156,12 @@ def _by_sample(tower: _Tower, batch: _Batch, chunk: int) -> dict[Role, Tensor]:
 def _by_coordinate(tower: _Tower, batch: _Batch, chunk: int) -> dict[Role, Tensor]:
     total = batch.zeros(tower.size)
     eye_DD = torch.eye(batch.other_BD.shape[1]).to(batch.other_BD)
+    numbers = sum(p.numel() for p in tower.parameters.values())
     for state, members_J in batch.micro_batches():
+        at_once = max(chunk, min(chunk * len(members_J), GRADIENTS_HELD // numbers))
         for j, member in enumerate(members_J.split(1)):
             pull = tower.pull_back(tuple(part[j : j + 1] for part in state))
-            jacobian_DK = torch.cat([vmap(pull)(some.unsqueeze(1)) for some in eye_DD.split(chunk)])
+            jacobian_DK = torch.cat([vmap(pull)(some.unsqueeze(1)) for some in eye_DD.split(at_once)])
             for role, rows in total.items():
                 rows += batch.cotangents(role, batch.everyone, member)[:, 0] @ jacobian_DK
     return total

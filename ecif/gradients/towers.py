@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ecif import contrastive
 from ecif.towers import Towers
 from ecif.towers.cut import State
 
@@ -20,6 +21,11 @@ SIDES: tuple[Side, ...] = ("image", "text")
 def side_of(name: str) -> Side:
     """The tower of a parameter; open_clip keeps the image tower under `visual`, all else is the text tower's."""
     return "image" if name.startswith("visual.") else "text"
+
+
+def competing(s_BB: Tensor, captions_B: Tensor | None) -> Tensor:
+    """The logits of the loss: with captions, equal ones out of each other's softmax."""
+    return s_BB if captions_B is None else contrastive.mask_equal(s_BB, captions_B)
 
 
 def embed(towers: Towers, states: States) -> tuple[Tensor, Tensor]:

@@ -210,13 +210,17 @@ def gradients_of(
     """
     negative: Role = "negative_exact" if run.settings.negative_role == "exact" else "negative"
 
-    def of(states: list[tuple[State, State]]) -> dict[str, Tensor]:
-        both = projected_gradients(engine.towers, states, projection, ("positive", negative))
+    masked = run.settings.equal_captions == "mask"
+    numbers_N = torch.tensor(found.captions)
+
+    def of(rows: Sequence[int], states: list[tuple[State, State]]) -> dict[str, Tensor]:
+        captions_B = numbers_N[list(rows)] if masked else None
+        both = projected_gradients(engine.towers, states, projection, ("positive", negative), captions_B=captions_B)
         return {"positive": both["positive"], "negative": both[negative]}
 
     if found.heads is not None:
         h_image, h_text = found.heads
-        yield lambda rows: of([((h_image[list(rows)],), (h_text[list(rows)],))])
+        yield lambda rows: of(rows, [((h_image[list(rows)],), (h_text[list(rows)],))])
         return
     with spool() as samples:
         place: dict[int, int] = {}
@@ -225,7 +229,7 @@ def gradients_of(
                 place[sample.index] = len(samples)
                 samples.add([sample])
         rows_of = [place[pair.index] for pair in found.pairs]
-        yield lambda rows: of(load_batch(engine, samples, [rows_of[row] for row in rows]).states)
+        yield lambda rows: of(rows, load_batch(engine, samples, [rows_of[row] for row in rows]).states)
 
 
 @dataclass(slots=True)

@@ -140,10 +140,14 @@ def _projected(
 ) -> Tensor:
     """Rows whose outer products sum to the projected curvature of the batch (in expectation, from sketches)."""
     if settings.curvature == "fisher":
-        return gradients.projected_gradients(engine.towers, batch.states, project, ("positive",))["positive"]
+        return gradients.projected_gradients(
+            engine.towers, batch.states, project, ("positive",), captions_B=batch.competing(settings)
+        )["positive"]
     if settings.curvature == "pointwise":
         # Without the others' embeddings: each pair reaches through its own alone.
-        return gradients.reverse_gradients(engine.towers, batch.states, project, ("positive",), hardest=0)["positive"]
+        return gradients.reverse_gradients(
+            engine.towers, batch.states, project, ("positive",), hardest=0, captions_B=batch.competing(settings)
+        )["positive"]
     u_BD, v_BD = embed(engine, batch)
     captions_B = batch.competing(settings)
     sketches = curvature.ggn_sketches(u_BD, v_BD, engine.towers.scale, settings.sketches, noise, captions_B)

@@ -67,12 +67,13 @@ def role_values(s_BB: Tensor, role: Role) -> Tensor:
     return getattr(contrastive, role)(s_BB)
 
 
-def autograd(problem: Case) -> dict[Role, Tensor]:
+def autograd(problem: Case, captions_B: Tensor | None = None) -> dict[Role, Tensor]:
     """Projected gradients of the roles, sample by sample, of the whole model as open_clip runs it."""
     values = {name: p.clone().requires_grad_() for name, p in problem.towers.parameters.items()}
     model: Any = problem.towers.loaded.model
     u, v, scale = functional_call(model, values, (problem.images, problem.tokens))
     s_BB = contrastive.logits(u, v, scale)
+    s_BB = s_BB if captions_B is None else contrastive.mask_equal(s_BB, captions_B)
     found = {}
     for role in ROLES:
         rows = []

@@ -62,6 +62,7 @@ def test_equals_autograd_sample_by_sample(model: nn.Module, frozen: bool, rank: 
     got = linear_gradients(model, losses, BATCH, projection)
     torch.testing.assert_close(got, torch.stack(expected), rtol=1e-11, atol=1e-12)
     assert not got.requires_grad
+    assert all(parameter.requires_grad == (not frozen) for parameter in model.parameters())
     assert not any("forward" in vars(module) for module in model.modules())
 
 

@@ -45,6 +45,15 @@ def test_every_path_equals_autograd(kind: str, trainable: str, rank: int) -> Non
             same(path(problem.towers, problem.states, problem.projection, ROLES), expected)
 
 
+@pytest.mark.parametrize("trainable", ["heads", "last:1"])
+def test_equal_captions_can_be_left_out_of_the_competition(trainable: str) -> None:
+    problem = case("vit", trainable)
+    captions = torch.tensor([0, 1, 0, 2, 1])
+    expected = autograd(problem, captions)
+    for path in PATHS.values():
+        same(path(problem.towers, problem.states, problem.projection, ROLES, captions_B=captions), expected)
+
+
 def test_all_covers_the_bare_parameters_of_open_clip() -> None:
     """None of these belongs to a linear layer on which a hook could sit, and the gradient of each is found."""
     problem = case("vit", "all", rank=1)
@@ -130,6 +139,17 @@ def test_the_cheapest_path_is_taken(cheapest: str, monkeypatch: pytest.MonkeyPat
     problem = case("vit", "last:1")
     same(projected_gradients(problem.towers, problem.states, problem.projection, ROLES), autograd(problem))
     assert taken == [cheapest]
+
+
+def test_what_each_path_costs_depends_on() -> None:
+    small, large = (case("vit", "last:1", rank=rank) for rank in (1, 4))
+    one, other, every = (
+        gradients.path_costs(problem.towers, problem.states, problem.projection, roles)
+        for problem, roles in ((small, ROLES[:1]), (large, ROLES[:1]), (large, ROLES))
+    )
+    assert {path for path in one if other[path] > one[path]} == {"forward"}  # the rank
+    assert {path for path in one if every[path] > other[path]} == {"sample"}  # the number of roles
+    assert (one["sample"], one["coordinate"]) == (2 * 5, 4 * 8)  # five samples, eight coordinates
 
 
 def test_a_projection_of_other_parameters_is_refused() -> None:

@@ -248,7 +248,7 @@ def test_a_further_column_can_decide_and_is_reported(corpus: Path) -> None:
 
 def test_equal_captions_can_be_left_out_of_the_competition(corpus: Path) -> None:
     """Fit, validation loss and scores all see the masked logits: against autograd along the saved direction."""
-    run, engine, frame = scored(corpus, equal_captions="mask", segmentations=1)
+    run, engine, frame = scored(corpus, equal_captions="mask", segmentations=1, index=True, logra_rank=64)
     plain, _, other = scored(corpus)
     assert run.fit_key != plain.fit_key
     assert not np.allclose(frame["neg_clip_loss"].to_numpy(), other["neg_clip_loss"].to_numpy())
@@ -268,3 +268,11 @@ def test_equal_captions_can_be_left_out_of_the_competition(corpus: Path) -> None
                 parts = torch.autograd.grad(term, list(values.values()), retain_graph=True)
                 expected[row] = sum(float((g * w[n]).sum()) for n, g in zip(values, parts, strict=True))
     np.testing.assert_allclose(frame["influence"].to_numpy(), expected, rtol=1e-5, atol=1e-12)
+    stored = load_tensors(Path(run.layout.index(run.score_key, shard.name)).read_bytes())
+    positive, negative = (
+        stored[role].double() * stored["scale"][:, n : n + 1].double()
+        for n, role in enumerate(("positive", "negative"))
+    )
+    np.testing.assert_allclose(
+        ((positive + negative) @ flat_of(w)).numpy(), expected, atol=2e-3 * float(np.abs(expected).max())
+    )
