@@ -111,6 +111,10 @@ class Layout:
     def scores(self, score_key: str, shard: str) -> str:
         return self._meta("scores", score_key, f"{shard}.parquet")
 
+    def harm(self, score_key: str) -> str:
+        """Single validation pairs, for the column `harm`."""
+        return self._meta("scores", score_key, "_validation.safetensors")
+
     def index(self, score_key: str, shard: str) -> str:
         """Projected gradients of every pair, where they were kept."""
         return self._meta("scores", score_key, "index", f"{shard}.safetensors")

@@ -30,6 +30,7 @@ Need = Literal[
     "gradients:positive",
     "gradients:removal",
     "curvature",
+    "validation",
     "checkpoints",
     "lengths:inverse",
     "lengths:root",
@@ -51,6 +52,8 @@ COSTS: dict[Need, str] = {
     "probes, another tangent of the JVP for each",
     "lengths:root": "the same with H^(-1/2)",
     "lengths:raw": "the same without H, always from probes: lengths in the whole parameter space",
+    "validation": "H^-1 of the projected gradient of every single validation pair, V x K numbers, made once; a product "
+    "with them per pair",
     "checkpoints": "a forward pass of every pair for each further model of a training run",
 }
 
@@ -123,6 +126,14 @@ _OPTIONAL = (
     _facts("trak", "low", "pointwise influence with the kernel of projected gradients", "2303.14186", "direction:trak"),
     _facts("vif", "low", "influence of the exact finite difference of the loss", "2412.01335", "direction:influence"),
     _facts("forward_inf", "low", "fall of Pos by one step down the validation loss", "2402.08922", "stepped"),
+    _facts(
+        "harm",
+        "high",
+        "fall of single validation losses when the pair is removed, rises left out",
+        "2411.11667",
+        "gradients:removal",
+        "validation",
+    ),
     _facts("self_influence", "high", "influence of the pair on itself", "1703.04730", "gradients:removal", "curvature"),
     _facts("gradient_l1", "high", "L1 norm of the projected gradient of Pos", "2405.03869", "gradients:positive"),
     _facts("gradient_l2", "high", "L2 norm of the projected gradient of Pos", "2405.03869", "gradients:positive"),

@@ -65,6 +65,7 @@ class BatchView:
             "trak".
         stepped_BB: logits at the weights after one step down the validation loss.
         gradients: projected per-sample gradients by role, (B, K) each. curvature: of the same projection.
+        validation_VK: H^-1 g_j, g_j the projected gradient of Pos_j / 2 of each validation pair in its batch.
         checkpoints: of a training run, the scored model not among them unless it is one of the run.
     """
 
@@ -76,6 +77,7 @@ class BatchView:
     stepped_BB: Tensor | None = None
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
     curvature: Curvature | None = None
+    validation_VK: Tensor | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
 
 

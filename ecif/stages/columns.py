@@ -28,6 +28,7 @@ from ecif.stages.batches import load_batch
 from ecif.stages.embedding import EmbeddedShard, Embedder
 from ecif.stages.engine import Engine, load_engine
 from ecif.stages.fitted import Fit
+from ecif.stages.harm import validation_rows
 from ecif.stages.reading import read_pairs
 from ecif.stages.spool import spool
 from ecif.towers import Parameters, State
@@ -84,9 +85,10 @@ class Sources:
     Attributes:
         directions: by name, "influence" first; probes are called "inverse/0", "root/0", "raw/0", ...
         fit: of the run, where gradients or lengths are wanted. projection: the same in the arithmetic of the towers,
-        where gradients are. norm: |grad L_val|.
+            where gradients are. norm: |grad L_val|.
         embedders: further embeddings of each pair: after a step, then of the checkpoints.
         scales: logit scale of each of these. stepped: whether the first of them is the step's.
+        validation_VK: single validation pairs (`stages.harm`).
     """
 
     wanted: Wanted
@@ -97,6 +99,7 @@ class Sources:
     embedders: tuple[Embedder, ...] = ()
     scales: tuple[float, ...] = ()
     stepped: bool = False
+    validation_VK: Tensor | None = None
 
 
 def load_sources(run: Run, engine: Engine) -> Sources:
@@ -137,15 +140,20 @@ def load_sources(run: Run, engine: Engine) -> Sources:
             other_engine = load_engine(run.settings.model_copy(update={"pretrained": url}))
             embedders.append(_checkpoint(other_engine))
             scales.append(other_engine.towers.scale)
+    projection = load_projection(run, engine) if gradients else None
+    rows = None
+    if "validation" in wanted.needs and fit is not None and projection is not None:
+        rows = validation_rows(run, engine, fit, projection)
     return Sources(
         wanted,
         directions,
         fit,
-        load_projection(run, engine) if gradients else None,
+        projection,
         float(facts["validation"]["gradient_norm"]),
         tuple(embedders),
         tuple(scales),
         "stepped" in wanted.needs,
+        rows,
     )
 
 
@@ -276,6 +284,7 @@ class Rows:
             seen.pop(0).s_BB if self.sources.stepped else None,
             self._add_gradients(rows, picked),
             self.sources.fit.curvature if self.sources.fit else None,
+            self.sources.validation_VK,
             tuple(seen),
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ from ecif.sources import Found
 from ecif.stages.batches import Batch, add, embed, load_batch, pull_back
 from ecif.stages.engine import Engine
 from ecif.stages.reading import read_pairs
-from ecif.stages.spool import spool
+from ecif.stages.spool import Spool, spool
 from ecif.storage import Storage
 from ecif.towers import SCALE, differentiable_attention
 
@@ -75,9 +75,7 @@ def load_validation(
     prompts = _prompts(settings, storage)
     caption = f"json:{prompts.label}" if prompts else settings.caption
     with spool() as samples:
-        for found in tars:
-            # The tar's place keeps equal keys of several tars apart.
-            samples.add(read_pairs(found.url, found.name, storage, caption, engine.limits), f"{found.name}/")
+        _add(samples, tars, storage, caption, engine)
         segmentation = segment(samples.keys, settings.batch_size, settings.seed, 0)
         loss, pairs, total = 0.0, 0, {name: torch.zeros_like(p) for name, p in engine.towers.parameters.items()}
         progress.stage("validation", len(samples), "pairs")
@@ -98,6 +96,22 @@ def load_validation(
         raise UsageError(f"--validation: {pairs} pairs of the validation tars can be used; two are needed ({reasons})")
     gradient = {name: part / pairs for name, part in total.items()}
     return Validation(gradient, loss / pairs, pairs, dict(sorted(refused.items())), digests)
+
+
+def batches(tars: Sequence[Found], settings: ScoreSettings, storage: Storage, engine: Engine) -> Iterator[Batch]:
+    """The batches of the contrastive validation loss."""
+    with spool() as samples:
+        _add(samples, tars, storage, settings.caption, engine)
+        for rows in segment(samples.keys, settings.batch_size, settings.seed, 0).batches:
+            batch = load_batch(engine, samples, rows.tolist())
+            if batch.size >= 2:
+                yield batch
+
+
+def _add(samples: Spool, tars: Sequence[Found], storage: Storage, caption: str, engine: Engine) -> None:
+    for found in tars:
+        # The tar's place keeps equal keys of several tars apart.
+        samples.add(read_pairs(found.url, found.name, storage, caption, engine.limits), f"{found.name}/")
 
 
 def _contrastive(engine: Engine, batch: Batch, captions_B: Tensor | None) -> tuple[float, dict[str, Tensor]]:

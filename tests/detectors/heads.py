@@ -68,6 +68,15 @@ class Heads:
         (gradient,) = torch.autograd.grad(self.validation_loss(theta), theta)
         return gradient
 
+    def validation_gradients(self) -> Tensor:
+        """Of Pos / 2 of each validation pair, (V, P)."""
+
+        def single(theta: Tensor) -> Tensor:
+            u, v = self.embed(theta, self.val_image, self.val_text)
+            return contrastive.positive(contrastive.logits(u, v, SCALE)) / 2
+
+        return torch.func.jacrev(single)(self.theta)
+
     def embedded(self, *directions: Tensor) -> Embedded:
         """The pairs with their derivatives along flat directions."""
         du, dv = [], []

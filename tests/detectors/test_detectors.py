@@ -73,6 +73,7 @@ def _views(turn: float, seed: int) -> tuple[Heads, BatchView, ShardView]:
         stepped_BB=problem.logits(problem.theta - 0.01 * g),
         gradients={"positive": gradients, "removal": gradients},
         curvature=Diagonal(torch.zeros(gradients.shape[1], dtype=torch.float64), 1.0, 0.0),
+        validation_VK=problem.validation_gradients(),
         checkpoints=tuple(Checkpoint(problem.logits(problem.theta - step * g), SCALE) for step in (0, 1)),
     )
     u, v = problem.embed(problem.theta, problem.h_image, problem.h_text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from ecif.errors import UsageError
 from ecif.run import Run
 from ecif.segmentation import segment
 from ecif.settings import MethodSettings
-from ecif.stages import fit, fitted, score
+from ecif.stages import fit, fitted, harm, score
 from ecif.stages.batches import load_batch
 from ecif.stages.engine import Engine
 from ecif.stages.reading import read_pairs
@@ -76,7 +78,7 @@ def autograd(run: Run, engine: Engine) -> tuple[Tensor, Tensor, Tensor]:
     return found[0], found[1], found[2]
 
 
-def flat_of(tensors: dict[str, Tensor]) -> Tensor:
+def flat_of(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([part.double().reshape(-1) for part in tensors.values()])
 
 
@@ -116,6 +118,33 @@ def test_columns_of_gradients_are_those_of_autograd(corpus: Path) -> None:
     }
     for name, column in expected.items():
         np.testing.assert_allclose(frame[name].to_numpy(), column.numpy(), rtol=2e-5, atol=1e-9, err_msg=name)
+
+
+def test_harm_adds_the_falls_of_single_validation_losses(corpus: Path) -> None:
+    run, engine, frame = scored(corpus, columns=("harm",), logra_rank=64, segmentations=1)
+    a, b, _ = autograd(run, engine)
+    found = fit.load_fit(run, engine)
+    values = {name: p.clone().requires_grad_() for name, p in engine.towers.parameters.items()}
+    rows = []
+    with spool() as samples:
+        url = str(corpus / "validation.tar")
+        samples.add(read_pairs(url, "validation", run.storage, "txt", engine.limits), "validation/")
+        for places in segment(samples.keys, 8, 0, 0).batches:
+            ((image, text),) = load_batch(engine, samples, places.tolist()).states
+            s = contrastive.logits(*engine.towers.embed(values, image, text), engine.towers.scale)
+            for term in contrastive.positive(s) / 2:
+                parts = torch.autograd.grad(term, list(values.values()), retain_graph=True)
+                rows.append(torch.cat([part.reshape(-1) for part in parts]))
+    influence = (a + b) @ found.curvature.solve(torch.stack(rows)).T
+    np.testing.assert_allclose(influence.mean(1).numpy(), frame["influence"].to_numpy(), rtol=1e-4, atol=1e-10)
+    np.testing.assert_allclose(influence.neg().clamp(min=0).mean(1).numpy(), frame["harm"].to_numpy(), rtol=1e-4)
+    with pytest.raises(UsageError, match="--objective contrastive"):
+        harm.validation_rows(
+            replace(run, settings=run.settings.model_copy(update={"objective": "prompts:x"})),
+            engine,
+            found,
+            found.projection,
+        )
 
 
 @pytest.mark.parametrize("trainable", ["heads", "last:1"])
@@ -273,6 +302,5 @@ def test_equal_captions_can_be_left_out_of_the_competition(corpus: Path) -> None
         stored[role].double() * stored["scale"][:, n : n + 1].double()
         for n, role in enumerate(("positive", "negative"))
     )
-    np.testing.assert_allclose(
-        ((positive + negative) @ flat_of(w)).numpy(), expected, atol=2e-3 * float(np.abs(expected).max())
-    )
+    largest = float(np.abs(expected).max())
+    np.testing.assert_allclose(((positive + negative) @ flat_of(w)).numpy(), expected, atol=2e-3 * largest)

@@ -1,0 +1,43 @@
+"""Single validation pairs in the projected space: what the column `harm` holds every pair of the corpus against.
+
+The rows are H^-1 g_j with g_j the projected gradient of Pos_j / 2 of validation pair j in its batch; their mean is the
+projected direction itself. They are made once and written beside the scores, for all workers alike.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ecif.errors import ConflictError, UsageError
+from ecif.gradients import projected_gradients
+from ecif.logra import Projection
+from ecif.run import Run
+from ecif.stages.engine import Engine
+from ecif.stages.fitted import Fit
+from ecif.stages.validation import batches
+
+
+def validation_rows(run: Run, engine: Engine, fit: Fit, projection: Projection) -> Tensor:
+    """H^-1 g_j of every validation pair, (V, K) float32, on the device of the towers.
+
+    Raises:
+        UsageError: the validation loss is not the contrastive one, so single pairs have no such gradient.
+    """
+    if run.settings.objective != "contrastive":
+        raise UsageError("--columns harm: needs --objective contrastive")
+    url = run.layout.harm(run.score_key)
+    if not run.storage.exists(url):
+        rows = []
+        for batch in batches(run.validation, run.settings, run.storage, engine):
+            captions_B = batch.competing(run.settings)
+            states = batch.states
+            found = projected_gradients(engine.towers, states, projection, ("positive",), captions_B=captions_B)
+            rows.append(fit.curvature.solve(found["positive"].double() / 2).float().cpu())
+        # Another worker may have been first, with other last digits: its file stands.
+        with suppress(ConflictError):
+            run.storage.publish(url, save({"rows": torch.cat(rows)}))
+    return load(run.storage.read_bytes(url))["rows"].to(engine.towers.device)
