@@ -77,8 +77,8 @@ class BatchView:
     stepped_BB: Tensor | None = None
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
     curvature: Curvature | None = None
-    validation_VK: Tensor | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
+    validation_VK: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,8 +284,8 @@ class Rows:
             seen.pop(0).s_BB if self.sources.stepped else None,
             self._add_gradients(rows, picked),
             self.sources.fit.curvature if self.sources.fit else None,
-            self.sources.validation_VK,
             tuple(seen),
+            self.sources.validation_VK,
         )
 
     def shard(self, rows: np.ndarray) -> ShardView:
