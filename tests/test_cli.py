@@ -205,12 +205,12 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, caps
 def test_help_lists_every_command_in_the_order_of_the_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
-    names = ["demo", "clean", "lint", "fit", "score", "plan", "apply", "verify", "report"]
+    names = ["demo", "clean", "lint", "fit", "score", "plan", "apply", "verify", "report", "trace", "edit"]
     assert [name for name in app if not name.startswith("-")] == names
     assert all(f" {name} " in text for name in names)
 
 
-@pytest.mark.parametrize("command", ["demo", "clean", "lint", "fit", "score", "plan", "apply", "verify", "report"])
+@pytest.mark.parametrize("command", [name for name in app if not name.startswith("-")])
 def test_every_option_is_explained(command: str) -> None:
     for argument in app[command].assemble_argument_collection():
         if argument.show and argument.names and argument.names != ("*",):

@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 import ecif
-from ecif.cli import corpus, output
+from ecif.cli import corpus, edit, output, trace
 from ecif.cli.answer import Answer, give, refuse
 from ecif.errors import EXIT_BUG, EXIT_OK, EXIT_REFUSED, EcifError
 from ecif.settings import explain
@@ -41,6 +41,8 @@ _COMMANDS: tuple[Callable[..., Answer], ...] = (
     output.apply,
     output.verify,
     output.report,
+    trace.trace,
+    edit.edit,
 )
 for _place, _command in enumerate(_COMMANDS):
     app.command(_command, sort_key=_place)

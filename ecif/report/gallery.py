@@ -101,9 +101,14 @@ def _exhibit(sample: Sample, scored: ScoredPair, caption: str) -> Exhibit:
     pair = to_pair(sample, scored.shard, caption)
     if isinstance(pair, Refused):
         return Exhibit(trouble=f"cannot be shown: {pair.detail}")
-    text, hidden = pair.caption[:_CAPTION], max(0, len(pair.caption) - _CAPTION)
+    return exhibit(pair.image, pair.caption)
+
+
+def exhibit(data: bytes, caption: str) -> Exhibit:
+    """What a visitor sees of an encoded image and its caption."""
+    text, hidden = caption[:_CAPTION], max(0, len(caption) - _CAPTION)
     try:
-        image, width, height = _thumbnail(pair.image)
+        image, width, height = _thumbnail(data)
     except Undecodable as error:
         return Exhibit(caption=text, hidden=hidden, trouble=f"cannot be shown: {error.detail}")
     return Exhibit(image, width, height, max(width, height) <= _SMALL, text, hidden)

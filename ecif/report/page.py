@@ -1,16 +1,10 @@
-"""From numbers to words: what the page says, in sentences and rows, put into template.html.
-
-Everything that comes from data is escaped by the template engine; nothing is marked as safe but the drawings. Undefined
-names are errors, so that a page is either whole or not made.
-"""
+"""From numbers to words: what the report says, in sentences and rows, put into template.html."""
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jinja2
 from markupsafe import Markup
 
 from ecif import __version__, detectors
@@ -21,12 +15,12 @@ from ecif.report.gallery import Exhibit
 from ecif.report.gather import Numbers, Problem, ScoredPair
 from ecif.report.numerals import integer, number, percent
 from ecif.report.outcome import DONE, plural
+from ecif.report.templates import fill
 from ecif.selection import Decision
 from ecif.settings import PolicySettings, Settings
 from ecif.shards.decode import OK, STATUSES
 
 PROBLEMS_SHOWN = 100
-_CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127], "\ufffd")
 _INFLUENCE_COLUMNS = ("influence", "positive_influence", "negative_influence")
 
 
@@ -44,14 +38,8 @@ def render(
 ) -> bytes:
     """The page as UTF-8 HTML."""
     counts = outcome.count(decision, numbers)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(integer=integer, number=number)
-    template = environment.from_string(
-        importlib.resources.files("ecif.report").joinpath("template.html").read_text("utf-8")
-    )
-    page = template.render(
+    return fill(
+        "template.html",
         out=layout.root,
         headline=outcome.headline(decision, numbers, counts),
         state=outcome.state(decision, numbers, counts),
@@ -83,8 +71,6 @@ def render(
         facts=[("ecif", __version__), *sorted(numbers.versions.items()), *sorted(numbers.fit.items())],
         keys=_keys(decision),
     )
-    # Names of tar members may hold anything; HTML has no control characters and UTF-8 no halves of surrogate pairs.
-    return page.translate(_CONTROLS).encode("utf-8", "replace")
 
 
 def _histogram(decision: Decision | None, numbers: Numbers, frame: figures.Frame) -> Markup | None:

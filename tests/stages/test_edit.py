@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ecif import contrastive, editing
+from ecif import editing
 from ecif.errors import ConflictError, InputError, ModelError, UsageError
 from ecif.run import Run
 from ecif.segmentation import segment
@@ -84,10 +84,12 @@ def partials(run: Run, engine: Engine, removal: Removal) -> dict[str, torch.Tens
     return {name: torch.stack([file[name] for file in files]).sum(0) for name in engine.towers.parameters}
 
 
-@pytest.mark.parametrize("trainable", ["heads", "last:1", "all"])
-def test_partials_are_autograds_gradient_of_what_the_loss_loses(corpus: Path, trainable: str) -> None:
+@pytest.mark.parametrize(
+    ("trainable", "equal"), [("heads", "compete"), ("heads", "mask"), ("last:1", "compete"), ("all", "mask")]
+)
+def test_partials_are_autograds_gradient_of_what_the_loss_loses(corpus: Path, trainable: str, equal: str) -> None:
     """Sum over shards, mean over two segmentations, of grad(L(batch) - L(batch without D)), to 1e-9."""
-    run, engine = tabled(corpus, trainable=trainable, micro_batch=7)
+    run, engine = tabled(corpus, trainable=trainable, micro_batch=7, equal_captions=equal)
     removal = by_names(run, listing(corpus, NAMES))
     assert (removal.counts, removal.unscored, removal.pairs) == ({"00000": 4, "00002": 2}, {}, 6)
     map_all(run, engine, removal)
@@ -102,12 +104,16 @@ def test_partials_are_autograds_gradient_of_what_the_loss_loses(corpus: Path, tr
         u, v = towers.embed(values, image, text)
         scale = values["logit_scale"].exp() if "logit_scale" in values else towers.scale
         keys = [pair.key for pair in pairs]
+        captions = [pair.caption for chunk in chunks for pair in chunk.pairs]
+        rivals = torch.tensor([[equal == "compete" or a != b for b in captions] for a in captions])
+        rivals |= torch.eye(len(captions), dtype=torch.bool)
         gone = torch.tensor([f"{shard.name}/{key}" in NAMES for key in keys])
         for k in range(2):
             for rows in map(torch.from_numpy, segment(keys, 8, 0, k).batches):
                 left = rows[~gone[rows]]
                 for sign, part in ((1, rows), (-1, left)):
-                    lost = lost + sign * contrastive.batch_loss(scale * u[part] @ v[part].T) / 2
+                    s = (scale * u[part] @ v[part].T).masked_fill(~rivals[part][:, part], -torch.inf)
+                    lost = lost + sign * (s.logsumexp(0) + s.logsumexp(1) - 2 * s.diagonal()).sum() / 2
     expected = torch.autograd.grad(lost, list(values.values()), allow_unused=True)
     for got, want in zip(partials(run, engine, removal).values(), expected, strict=True):
         assert got.dtype == torch.float64
