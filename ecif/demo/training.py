@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,24 @@ class TrainingReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Data:
-    images: Tensor  # (n, 3, side, side)
-    tokens: Tensor  # (n, context)
+class Data:
+    """n pairs in memory.
+
+    Attributes:
+        images: behind the model's transform, (n, 3, side, side). tokens: of the captions, (n, context).
+        uids, captions: of the pairs. unusable: samples that were left out, by status.
+    """
+
+    images: Tensor
+    tokens: Tensor
+    uids: tuple[str, ...]
+    captions: tuple[str, ...]
     unusable: dict[str, int]
+
+    def take(self, rows: Tensor) -> Data:
+        """The pairs at `rows`."""
+        uids, captions = (tuple(texts[row] for row in rows.tolist()) for texts in (self.uids, self.captions))
+        return Data(self.images[rows], self.tokens[rows], uids, captions, self.unusable)
 
 
 def train(
@@ -89,12 +103,43 @@ def train(
         ModelError: the config cannot be built. InputError: a tar is bad, or fewer pairs than a batch can be used.
     """
     started = time.perf_counter()
+    data = read(tars, model, caption)
+    if len(data.images) < batch_size:
+        problem = f"{len(data.images)} usable pairs are fewer than one batch of {batch_size}"
+        raise InputError(problem, url=str(tars[0]) if tars else "no tars")
+    report = train_on(
+        data, model, weights, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, augment=augment, progress=progress
+    )
+    return replace(report, seconds=time.perf_counter() - started)
+
+
+def read(tars: Sequence[Path | str], model: Path, caption: str = "txt") -> Data:
+    """All usable pairs of some tars, decoded and tokenised as this model wants them.
+
+    Raises:
+        ModelError: the config cannot be built. InputError: a tar is bad.
+    """
+    with _seeded(0):
+        _, transform, tokenize = _fresh(model)
+    return _load(tars, transform, tokenize, caption)
+
+
+def train_on(
+    data: Data,
+    model: Path,
+    weights: Path,
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    augment: bool = False,
+    progress: Progress = Silent(),
+) -> TrainingReport:
+    """`train` on pairs in memory, at least a batch of them."""
+    started = time.perf_counter()
     with _seeded(seed):
-        network, transform, tokenize = _fresh(model)
-        data = _load(tars, transform, tokenize, caption)
-        if len(data.images) < batch_size:
-            problem = f"{len(data.images)} usable pairs are fewer than one batch of {batch_size}"
-            raise InputError(problem, url=str(tars[0]) if tars else "no tars")
+        network, *_ = _fresh(model)
         with _small_vocabulary(network, data.tokens) as tokens:
             losses = _fit(network, data.images, tokens, epochs, batch_size, lr, augment, progress)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
@@ -118,10 +163,11 @@ def _load(
     transform: Callable[[Any], Tensor],
     tokenize: Callable[[list[str]], Tensor],
     caption: str,
-) -> _Data:
+) -> Data:
     storage, limits = Storage(), Limits()
     images: list[Tensor] = []
     captions: list[str] = []
+    uids: list[str] = []
     unusable: Counter[str] = Counter()
     for tar in tars:
         for item in read_pairs(str(tar), Path(tar).stem, storage, caption, limits):
@@ -134,9 +180,10 @@ def _load(
                 unusable[refusal.status] += 1
             else:
                 captions.append(item.caption)
+                uids.append(item.uid)
     if not images:
-        return _Data(torch.empty(0), torch.empty(0), dict(unusable))
-    return _Data(torch.stack(images), tokenize(captions), dict(unusable))
+        return Data(torch.empty(0), torch.empty(0), (), (), dict(unusable))
+    return Data(torch.stack(images), tokenize(captions), tuple(uids), tuple(captions), dict(unusable))
 
 
 @contextmanager

@@ -1,0 +1,265 @@
+"""Train, score, remove, train again: what a score is worth to the model that is trained next.
+
+From random weights, a model is trained on the whole corpus; it scores its pairs; a fraction is removed, worst first;
+a new model is trained on the rest from the same seed with the same recipe, and judged on held-out right pairs. Random
+removal of as many pairs is the yardstick, since less data alone changes a model. Also: the most valuable pairs removed;
+all truly wrong ones removed (`oracle`, which the truth alone can do); and edited weights instead of a new training, the
+pattern of Table 1 of arXiv 2411.11667.
+
+Every training and every set of scores is kept; a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.method import removal_corpora, removal_scores
+from bench.method.removal_corpora import Corpus
+from bench.method.store import Store
+from ecif.demo.evaluation import auroc
+
+RANDOM, VALUABLE, ORACLE, ALL = "random", "most valuable", "oracle", "nothing"
+DETECTORS = ("influence", "clip_score", "tracin", "if_ekfac", "trak")
+# Of the paper's Table 1.
+SHARE = 0.1
+EDITED = (RANDOM, "influence", VALUABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One trained or edited model: how it was judged, what was removed for it, and the seconds that it took.
+
+    Attributes:
+        removed, wrong: pairs removed, and truly wrong ones among them.
+    """
+
+    accuracy: float
+    loss: float
+    removed: int
+    wrong: int
+    seconds: float
+
+
+Cells = Mapping[tuple[int, str, float], Cell]
+"""By seed, what decided, and the fraction removed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Sizes of the study."""
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.2, 0.3])
+    own = f"a score column, {', '.join(removal_scores.VARIANTS)}"
+    parser.add_argument("--detectors", nargs="+", default=list(DETECTORS), metavar="NAME", help=own)
+    parser.add_argument("--epochs", type=int, help="of every training; left out: the corpus's own number")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the tables."""
+    corpus = removal_corpora.prepare(arguments.data, arguments.work, arguments.epochs)
+    # The most valuable pairs, and the edits, are influence's in any case.
+    detectors = tuple(dict.fromkeys(("influence", *arguments.detectors)))
+    study = Study(corpus, arguments.work / corpus.name, detectors)
+    trained: dict[tuple[int, str, float], Cell] = {}
+    edits: dict[tuple[int, str], tuple[Cell, dict[str, Any]]] = {}
+    areas: list[dict[str, float]] = []
+    for seed in range(arguments.seeds):
+        scores = study.scores(seed)
+        areas.append({name: auroc(corpus.wrong, values) or float("nan") for name, values in scores.items()})
+        wanted = [(ALL, 0.0), (ORACLE, 1.0)]
+        order = [RANDOM, VALUABLE, *detectors]
+        wanted += [(what, fraction) for fraction in arguments.fractions for what in order]
+        for what, fraction in wanted:
+            trained[seed, what, fraction] = cell = study.retrained(seed, what, fraction, scores)
+            print(f"<!-- seed {seed} {what} {fraction}: {cell.accuracy:.4f} {cell.loss:.4f} -->", flush=True)
+        edits |= {(seed, what): study.edited(seed, what, scores) for what in EDITED}
+    n, wrong = len(corpus.wrong), int(corpus.wrong.sum())
+    print(
+        f"{corpus.name}: {n:,} pairs, {wrong} wrong; {corpus.recipe.epochs} epochs, batch {corpus.recipe.batch}; "
+        f"judged on {len(corpus.test.right)} images among {len(corpus.test.captions)} captions; "
+        f"{arguments.seeds} seeds; mean ± standard error over the seeds\n"
+    )
+    for table in tables(trained, areas, arguments.fractions):
+        print(table, flush=True)
+    print(paper(trained, edits))
+
+
+class Study:
+    """All models of one corpus."""
+
+    def __init__(self, corpus: Corpus, work: Path, detectors: Sequence[str]) -> None:
+        self.corpus, self.work, self.detectors = corpus, work, detectors
+        self.store = Store(work / "cells.jsonl")
+
+    def scores(self, seed: int) -> dict[str, np.ndarray]:
+        """Badness of all pairs, by detector, under the model of this seed that was trained on all of them."""
+        files = {name: self._folder(seed) / f"{name}.npy" for name in self.detectors}
+        if missing := [name for name, file in files.items() if not file.exists()]:
+            found = removal_scores.badness(self.corpus, self._weights(seed), self._folder(seed), missing)
+            for name, values in found.items():
+                part = files[name].with_suffix(".part.npy")
+                np.save(part, values)
+                part.rename(files[name])
+        return {name: np.load(file) for name, file in files.items()}
+
+    def retrained(self, seed: int, what: str, fraction: float, scores: Mapping[str, np.ndarray]) -> Cell:
+        """A model trained without what `what` removes."""
+        if what == ALL:
+            return self._whole(seed)
+        rows = chosen(what, fraction, scores, self.corpus.wrong, seed)
+
+        def compute() -> dict[str, Any]:
+            weights = self._folder(seed) / "retrained.safetensors"
+            seconds = self.corpus.train(np.setdiff1d(np.arange(len(self.corpus.wrong)), rows), seed, weights)
+            return self._cell(weights, rows, seconds)
+
+        return Cell(**self.store.once(self._key(seed, what, fraction), compute))
+
+    def edited(self, seed: int, what: str, scores: Mapping[str, np.ndarray]) -> tuple[Cell, dict[str, Any]]:
+        """The model trained on everything, edited; and the outcome of the edit."""
+        rows = chosen(what, SHARE, scores, self.corpus.wrong, seed)
+
+        def compute() -> dict[str, Any]:
+            folder = self._folder(seed)
+            removal_scores.scored(self.corpus, self._weights(seed), folder)
+            target = folder / f"edited-{what.replace(' ', '-')}.safetensors"
+            target.unlink(missing_ok=True)
+            started = time.perf_counter()
+            outcome = removal_scores.edited(self.corpus, self._weights(seed), folder, rows, target)
+            cell = self._cell(target, rows, time.perf_counter() - started)
+            return {"cell": cell, "outcome": {**asdict(outcome), "actual": outcome.actual}}
+
+        found = self.store.once(self._key(seed, f"edited {what}", SHARE), compute)
+        return Cell(**found["cell"]), found["outcome"]
+
+    def _whole(self, seed: int) -> Cell:
+        def compute() -> dict[str, Any]:
+            weights = self._folder(seed) / "whole.safetensors"
+            seconds = self.corpus.train(np.arange(len(self.corpus.wrong)), seed, weights)
+            return self._cell(weights, np.arange(0), seconds)
+
+        return Cell(**self.store.once(self._key(seed, ALL, 0.0), compute))
+
+    def _weights(self, seed: int) -> Path:
+        self._whole(seed)
+        return self._folder(seed) / "whole.safetensors"
+
+    def _cell(self, weights: Path, rows: np.ndarray, seconds: float) -> dict[str, Any]:
+        verdict = self.corpus.judge(weights)
+        return asdict(Cell(verdict.accuracy, verdict.loss, len(rows), int(self.corpus.wrong[rows].sum()), seconds))
+
+    def _folder(self, seed: int) -> Path:
+        folder = self.work / f"epochs-{self.corpus.recipe.epochs}" / f"seed-{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _key(self, seed: int, what: str, fraction: float) -> dict[str, Any]:
+        recipe = asdict(self.corpus.recipe)
+        return {"corpus": self.corpus.name, "recipe": recipe, "seed": seed, "what": what, "fraction": fraction}
+
+
+def chosen(what: str, fraction: float, scores: Mapping[str, np.ndarray], wrong: np.ndarray, seed: int) -> np.ndarray:
+    """Rows to remove: floor(fraction N) of them, worst first, equal scores in the order of the corpus.
+
+    `most valuable` is the other end of influence; `random` draws; `oracle` takes the wrong ones, however many.
+    """
+    if what == ORACLE:
+        return np.flatnonzero(wrong)
+    count = int(fraction * len(wrong) + 1e-9)
+    if what == RANDOM:
+        # A larger fraction contains the smaller one, as with every score.
+        return np.sort(np.random.default_rng(seed).permutation(len(wrong))[:count])
+    values = -scores["influence"] if what == VALUABLE else scores[what]
+    return np.sort(np.argsort(-values, kind="stable")[:count])
+
+
+def summary(values: Sequence[float], digits: int, *, signed: bool = False) -> str:
+    """Mean ± standard error of the mean."""
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{np.mean(values):{'+' if signed else ''}.{digits}f} ± {error:.{digits}f}"
+
+
+def tables(trained: Cells, areas: Sequence[Mapping[str, float]], fractions: Sequence[float]) -> list[str]:
+    """Accuracy, cross-entropy, both against random removal of as many, and what was removed."""
+    seeds = sorted({seed for seed, _, _ in trained})
+    order = list(dict.fromkeys(what for _, what, _ in trained if what not in (ALL, ORACLE)))
+    ends = ((ALL, 0.0), (ORACLE, 1.0))
+
+    def values(field: str, what: str, fraction: float) -> list[float]:
+        return [getattr(trained[seed, what, fraction], field) for seed in seeds]
+
+    def grid(title: str, field: str, factor: float, digits: int) -> str:
+        lines = [f"**{title}**\n", _row("removed by", *(f"{fraction:.0%}" for fraction in fractions))]
+        lines.append(_row(*["---"] * (1 + len(fractions))))
+        for what in order:
+            cells = ([factor * x for x in values(field, what, fraction)] for fraction in fractions)
+            lines.append(_row(what, *(summary(cell, digits) for cell in cells)))
+        ended = (f"{what}: {summary([factor * x for x in values(field, what, at)], digits)}" for what, at in ends)
+        return "\n".join([*lines, "", "; ".join(ended) + "\n"])
+
+    def against(title: str, field: str, factor: float, digits: int) -> str:
+        lines = [f"**{title}**\n", _row("removed by", *(f"{fraction:.0%}" for fraction in fractions), "all sizes")]
+        lines.append(_row(*["---"] * (2 + len(fractions))))
+        for what in order[1:]:
+            changes = np.array(
+                [
+                    [factor * (a - b) for a, b in zip(values(field, what, f), values(field, RANDOM, f), strict=True)]
+                    for f in fractions
+                ]
+            )
+            cells = [*changes, changes.mean(0)]
+            lines.append(_row(what, *(summary(cell.tolist(), digits, signed=True) for cell in cells)))
+        return "\n".join([*lines, ""])
+
+    lines = ["**wrong pairs among the removed, %, and AUROC of the score for wrong pairs**\n"]
+    lines += [_row("removed by", *(f"{fraction:.0%}" for fraction in fractions), "AUROC")]
+    lines.append(_row(*["---"] * (2 + len(fractions))))
+    for what in order:
+        shares = [
+            summary([100 * trained[seed, what, f].wrong / trained[seed, what, f].removed for seed in seeds], 1)
+            for f in fractions
+        ]
+        area = summary([found[what] for found in areas], 3) if what in areas[0] else ""
+        lines.append(_row(what, *shares, area))
+    return [
+        grid("accuracy, %", "accuracy", 100, 1),
+        grid("cross-entropy of the test images", "loss", 1, 3),
+        against("accuracy less that after random removal of as many, points", "accuracy", 100, 1),
+        against("cross-entropy less that after random removal of as many", "loss", 1, 3),
+        "\n".join([*lines, ""]),
+    ]
+
+
+def paper(trained: Cells, edits: Mapping[tuple[int, str], tuple[Cell, Mapping[str, Any]]]) -> str:
+    """Table 1 of arXiv 2411.11667 at this scale: a tenth removed; a new training, or an edit of the old weights."""
+    seeds = sorted({seed for seed, _, _ in trained})
+    lines = [f"**{SHARE:.0%} removed: a new training against an edit**\n"]
+    lines.append(_row("removed", "how", "accuracy, %", "cross-entropy", "seconds"))
+    lines.append(_row(*["---"] * 5))
+
+    def add(what: str, how: str, cells: Sequence[Cell]) -> None:
+        shown = (summary([100 * c.accuracy for c in cells], 1), summary([c.loss for c in cells], 3))
+        lines.append(_row(what, how, *shown, summary([c.seconds for c in cells], 1)))
+
+    add(ALL, "trained", [trained[seed, ALL, 0.0] for seed in seeds])
+    for what in dict.fromkeys(what for _, what, fraction in trained if fraction == SHARE):
+        add(what, "trained again", [trained[seed, what, SHARE] for seed in seeds])
+        if what in EDITED:
+            add(what, "edited", [edits[seed, what][0] for seed in seeds])
+    lines += ["", "**the edits: change of the validation loss**\n"]
+    lines += [_row("removed", "step, %", "predicted", "actual"), _row(*["---"] * 4)]
+    for what in EDITED:
+        found = [edits[seed, what][1] for seed in seeds]
+        step = summary([100 * outcome["relative_step"] for outcome in found], 1)
+        changes = (summary([outcome[name] for outcome in found], 4, signed=True) for name in ("predicted", "actual"))
+        lines.append(_row(what, step, *changes))
+    return "\n".join([*lines, ""])
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
