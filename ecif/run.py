@@ -71,9 +71,6 @@ def open_run(sources: Sequence[str], settings: ScoreSettings) -> Run:
     taken = inventory.take(
         expansion, layout, storage, {"settings": saved(settings), "versions": versions(), "fit_key": fit_key}
     )
-    if not storage.exists(layout.score_meta(score_key)):
-        meta = {"settings": saved(settings), "fit_key": fit_key, "versions": versions()}
-        storage.publish_json(layout.score_meta(score_key), meta, replace=True)
     return Run(settings, layout, storage, taken, validation, fit_key, score_key)
 
 

@@ -81,7 +81,7 @@ class MethodSettings(_Group):
     objective: str = Field("contrastive", description="validation loss: contrastive, or prompts:FILE (zero-shot)")
     batch_size: int = Field(256, ge=2, description="contrastive batch B: samples that compete in one softmax")
     equal_captions: Literal["compete", "mask"] = Field(
-        "compete", description="pairs of equal captions: negatives of each other, or out of each other's softmax"
+        "mask", description="pairs of equal captions: negatives of each other, or out of each other's softmax"
     )
     min_batch: int | None = Field(None, ge=2, description="smaller batches are not scored [default: B/4]")
     segmentations: int = Field(5, ge=1, description="K: ways to cut a shard into batches, averaged")
@@ -93,13 +93,15 @@ class MethodSettings(_Group):
     blocks: Literal["joint", "layer"] = Field(
         "joint", description="one matrix for all parameters, or one for each (ekfac is diagonal)"
     )
-    sketches: int = Field(16, ge=1, description="ggn and ekfac: random sketches per batch")
+    sketches: int | None = Field(
+        None, ge=1, description="ggn and ekfac: random sketches per batch [default: 64 for heads, otherwise 16]"
+    )
     logra_rank: int = Field(32, ge=1, description="rows and columns kept of each weight's gradient (LoGra)")
     projected_size: int = Field(
         2048, ge=1, description="numbers in the projected gradient at most; lowers --logra-rank"
     )
     logra_init: Literal["random", "pca"] = Field(
-        "random", description="rows of the projections: random, or leading eigenvectors of the gradients' sides"
+        "pca", description="rows of the projections: random, or leading eigenvectors of the gradients' sides"
     )
     basis_pairs: int = Field(2_000, ge=2, description="pairs from which these eigenvectors are taken (pca, ekfac)")
     extend: str = Field(
@@ -200,6 +202,11 @@ class ScoreSettings(StorageSettings, SampleSettings, ModelSettings, DeviceSettin
     """What `fit` and `score` take."""
 
     out: str = Field("", description="where results go: a directory or an object-storage prefix")
+
+    @property
+    def sketches_per_batch(self) -> int:
+        """Sketches: nearly free behind the heads, a backward pass of the differentiated part each otherwise."""
+        return self.sketches or (64 if self.trainable == "heads" else 16)
 
 
 class Settings(ScoreSettings, PolicySettings):

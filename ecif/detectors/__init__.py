@@ -129,9 +129,9 @@ _OPTIONAL = (
     _facts(
         "harm",
         "high",
-        "fall of single validation losses when the pair is removed, rises left out",
+        "fall of single validation losses without the pair as a positive, rises left out",
         "2411.11667",
-        "gradients:removal",
+        "gradients:positive",
         "validation",
     ),
     _facts("self_influence", "high", "influence of the pair on itself", "1703.04730", "gradients:removal", "curvature"),

@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ecif import curvature, logra
-from ecif.errors import BadTarError, ConflictError, InputError, UsageError
+from ecif.errors import BadTarError, ConflictError, InputError
 from ecif.inventory import Shard
 from ecif.logra import Projection
 from ecif.progress import Progress, Silent
@@ -35,9 +35,6 @@ def freeze_projection(run: Run, engine: Engine, shards: list[Shard], progress: P
 
     Args:
         shards: of the fit sample, in its order; `pca` and `ekfac` look at the first `basis_pairs` pairs of them.
-
-    Raises:
-        UsageError: the eigenvectors are wanted and no pair could be used.
     """
     url = run.layout.projection(run.fit_key)
     if not run.storage.exists(url):
@@ -84,7 +81,7 @@ def _build(run: Run, engine: Engine, shards: list[Shard], progress: Progress) ->
     for batch, noise in _first_batches(run, engine, shards):
         u_BD, v_BD = embed(engine, batch)
         sketches = curvature.ggn_sketches(
-            u_BD, v_BD, engine.towers.scale, settings.sketches, noise, batch.competing(settings)
+            u_BD, v_BD, engine.towers.scale, settings.sketches_per_batch, noise, batch.competing(settings)
         )
         for name, side in curvature.sides(pull_back(engine, batch, sketches)).items():
             sides[name] = sides[name] + side if name in sides else side
@@ -93,8 +90,7 @@ def _build(run: Run, engine: Engine, shards: list[Shard], progress: Progress) ->
         if pairs >= settings.basis_pairs:
             break
     progress.end()
-    if not pairs:
-        raise UsageError("the eigenvectors of the projection cannot be found: no pair of the fit sample could be used")
+    # Where no pair could be used the rows are random, and the reduce says why there is nothing to fit.
     return logra.build_pca(shapes(engine), sides, rank, budget, seed, device, dtype, whole=whole)
 
 

@@ -25,7 +25,7 @@ from ecif.inventory import Shard
 from ecif.logra import Projection
 from ecif.progress import Progress, Silent
 from ecif.run import Run, versions
-from ecif.settings import MethodSettings
+from ecif.settings import MethodSettings, ScoreSettings
 from ecif.stages import basis, fitted, sums
 from ecif.stages.basis import freeze_projection as freeze_projection
 from ecif.stages.basis import load_projection as load_projection
@@ -136,7 +136,7 @@ def map_shard(run: Run, engine: Engine, project: Projection, shard: Shard) -> No
 
 
 def _projected(
-    settings: MethodSettings, engine: Engine, batch: Batch, project: Projection, noise: torch.Generator
+    settings: ScoreSettings, engine: Engine, batch: Batch, project: Projection, noise: torch.Generator
 ) -> Tensor:
     """Rows whose outer products sum to the projected curvature of the batch (in expectation, from sketches)."""
     if settings.curvature == "fisher":
@@ -150,8 +150,8 @@ def _projected(
         )["positive"]
     u_BD, v_BD = embed(engine, batch)
     captions_B = batch.competing(settings)
-    sketches = curvature.ggn_sketches(u_BD, v_BD, engine.towers.scale, settings.sketches, noise, captions_B)
-    return pull_back_projected(engine, batch, sketches, project) / settings.sketches**0.5
+    sketches = curvature.ggn_sketches(u_BD, v_BD, engine.towers.scale, settings.sketches_per_batch, noise, captions_B)
+    return pull_back_projected(engine, batch, sketches, project) / settings.sketches_per_batch**0.5
 
 
 def reduce(run: Run, engine: Engine, progress: Progress = Silent()) -> None:

@@ -26,8 +26,9 @@ from ecif.errors import InputError
 from ecif.influence import finite_rows
 from ecif.inventory import Shard
 from ecif.progress import Progress, Silent
-from ecif.run import Run
+from ecif.run import Run, versions
 from ecif.segmentation import segment
+from ecif.settings import saved
 from ecif.shards.decode import OK, Pair, Refused
 from ecif.stages.columns import Rows, Sources, Wanted, gradients_of, load_sources
 from ecif.stages.embedding import embed_shard
@@ -90,6 +91,10 @@ def load_direction(run: Run, engine: Engine) -> Direction:
         UsageError: there is no finished fit. ModelError: it was made for another model.
     """
     sources = load_sources(run, engine)
+    meta = run.layout.score_meta(run.score_key)
+    if not run.storage.exists(meta):
+        about = {"settings": saved(run.settings), "fit_key": run.fit_key, "versions": versions()}
+        run.storage.publish_json(meta, about, replace=True)
     digests = load_tensors(run.storage.read_bytes(run.layout.validation(run.fit_key)))["digests"].numpy()
     return Direction(sources, frozenset(row.tobytes() for row in digests))
 

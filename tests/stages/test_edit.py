@@ -57,7 +57,7 @@ def tabled(root: Path, **changes: object) -> tuple[Run, Engine]:
             if isinstance(pair, Pair)
         ]
         table = pl.DataFrame(rows, schema=["uid", "key", "shard", "index", "status"], orient="row")
-        Path(run.layout.scores_of(run.score_key)).mkdir(exist_ok=True)
+        Path(run.layout.scores_of(run.score_key)).mkdir(parents=True, exist_ok=True)
         table.write_parquet(run.layout.scores(run.score_key, shard.name))
     return run, engine
 

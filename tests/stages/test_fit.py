@@ -64,6 +64,9 @@ def settings(root: Path, **changes: Any) -> Settings:
         "workers": 0,
         "device": "cpu",
         "segmentations": 2,
+        # Captions repeat here: the plain loss is what most tests write down. Few sketches, for speed.
+        "equal_captions": "compete",
+        "sketches": 8,
     }
     return Settings(**values | changes)
 

@@ -194,7 +194,7 @@ def test_the_projection_on_disk_is_what_all_workers_use(corpus: Path) -> None:
 
 def test_pca_without_a_usable_pair_is_refused(corpus: Path) -> None:
     run, engine = prepare(corpus, logra_init="pca", batch_size=256)
-    with pytest.raises(UsageError, match="eigenvectors"):
+    with pytest.raises(UsageError, match="--min-batch"):
         fit_all(run, engine)
 
 
