@@ -164,7 +164,7 @@ class MethodSettings(_Group):
 class PolicySettings(_Group):
     """What to drop. Without a policy nothing is dropped."""
 
-    detector: str = Field("influence", description="score column that decides")
+    detector: str = Field("clip_score", description="score column that decides")
     drop: Decimal | None = Field(None, description="drop exactly this fraction of the scored pairs, worst first")
     drop_count: int | None = Field(None, ge=0, description="drop exactly this many pairs, worst first")
     threshold: float | None = Field(None, description="drop the pairs whose score is worse than this value")

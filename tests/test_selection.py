@@ -59,7 +59,9 @@ def write(folder: Path, frames: dict[str, pl.DataFrame]) -> dict[str, str]:
 
 def decide(frames: dict[str, pl.DataFrame], **policy: Any) -> Decision:
     with tempfile.TemporaryDirectory() as folder:
-        return choose(Storage(), write(Path(folder), frames), PolicySettings(**policy), **NAMES)
+        return choose(
+            Storage(), write(Path(folder), frames), PolicySettings(**{"detector": "influence", **policy}), **NAMES
+        )
 
 
 def dropped(frames: dict[str, pl.DataFrame], decision: Decision) -> set[tuple[str, int]]:
@@ -171,7 +173,7 @@ def test_narrowing_never_holds_more_than_it_may(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(selection, "TIES_HELD", 50)
     monkeypatch.setattr(selection, "sorted", sorting, raising=False)
-    decision = choose(Storage(), scores, PolicySettings(drop=Decimal("0.3")), **NAMES)
+    decision = choose(Storage(), scores, PolicySettings(detector="influence", drop=Decimal("0.3")), **NAMES)
     assert decision.threshold == 0
     assert decision.tie is not None
     assert decision.tie[0] == f"{'0' * 20}{599:04d}"
@@ -185,7 +187,9 @@ def test_the_masks_of_many_shards_add_up_to_k(tmp_path: Path) -> None:
         values = random.normal(scale=1e-6, size=200).astype(np.float32)
         frames[f"{n:02d}"] = table(f"{n:02d}", [(f"{random.integers(1 << 30):08x}", float(v)) for v in values])
     for k in (1, 199, 1_000, 2_000):
-        decision = choose(Storage(), write(tmp_path, frames), PolicySettings(drop_count=k), **NAMES)
+        decision = choose(
+            Storage(), write(tmp_path, frames), PolicySettings(detector="influence", drop_count=k), **NAMES
+        )
         assert len(dropped(frames, decision)) == k
         assert decision.policy == {"drop_count": k}
 
@@ -216,7 +220,7 @@ def test_a_score_that_is_no_number_is_refused_with_file_and_row(tmp_path: Path, 
     frame = frame.with_columns(influence=pl.Series([1.0, None, bad], dtype=pl.Float32))
     scores = write(tmp_path, {"00": frame})
     with pytest.raises(InputError, match=r"00\.parquet: row 2 .* influence is"):
-        choose(Storage(), scores, PolicySettings(drop=Decimal("0.5")), **NAMES)
+        choose(Storage(), scores, PolicySettings(detector="influence", drop=Decimal("0.5")), **NAMES)
     decision = decide({"00": frame[:1]}, drop=Decimal(1))
     with pytest.raises(InputError, match="shard 00: row 2"):
         dropped_mask(frame, decision)
@@ -276,9 +280,9 @@ def test_what_cannot_be_decided_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a policy"):
         choose(Storage(), scores, PolicySettings(), **NAMES)
     with pytest.raises(UsageError, match="more than the 1 pairs"):
-        choose(Storage(), scores, PolicySettings(drop_count=2), **NAMES)
+        choose(Storage(), scores, PolicySettings(detector="influence", drop_count=2), **NAMES)
     with pytest.raises(UsageError, match="not finite"):
-        choose(Storage(), scores, PolicySettings(threshold=float("inf")), **NAMES)
+        choose(Storage(), scores, PolicySettings(detector="influence", threshold=float("inf")), **NAMES)
     with pytest.raises(UsageError, match="no 'magic'"):
         choose(Storage(), scores, PolicySettings(drop=Decimal(0), detector="magic"), **NAMES)
 
@@ -286,7 +290,17 @@ def test_what_cannot_be_decided_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_holds_no_scores_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 but not really PAR1")
     with pytest.raises(InputError, match=r"bad\.parquet: not a table with the scores"):
-        choose(Storage(), {"bad": str(tmp_path / "bad.parquet")}, PolicySettings(drop=Decimal(0)), **NAMES)
+        choose(
+            Storage(),
+            {"bad": str(tmp_path / "bad.parquet")},
+            PolicySettings(detector="influence", drop=Decimal(0)),
+            **NAMES,
+        )
     table("00", []).drop("influence").write_parquet(tmp_path / "old.parquet")
     with pytest.raises(InputError, match=r"old\.parquet: not a table with the scores status, influence"):
-        choose(Storage(), {"old": str(tmp_path / "old.parquet")}, PolicySettings(drop=Decimal(0)), **NAMES)
+        choose(
+            Storage(),
+            {"old": str(tmp_path / "old.parquet")},
+            PolicySettings(detector="influence", drop=Decimal(0)),
+            **NAMES,
+        )

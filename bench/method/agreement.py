@@ -105,7 +105,7 @@ def predict(case: Case, variant: Variant, singles: int, subsets: int, *, pairs: 
 
     None where H is not positive definite, or too ill-conditioned to solve with.
     """
-    key = {"what": "predicted", **asdict(case.spec), "variant": asdict(variant), "singles": singles, "subsets": subsets}
+    key = {"what": "predicted", **asdict(case.spec), "variant": asdict(variant), "left_out": singles, "halves": subsets}
     key |= {} if pairs else {"targets": 1}
     targets = 1 + case.spec.singles if pairs else 1
     found = case.store.once(key, partial(_predict, case, variant, singles, subsets, targets))

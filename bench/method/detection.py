@@ -139,10 +139,11 @@ def _why(studies: list[Study]) -> None:
 
 
 def _explored(studies: list[Study]) -> None:
-    rows = [
-        [name, *(f"{study.explore.auroc(study.variant(name)):.3f}" for study in studies)]
-        for name in studies[0].variants()
-    ]
+    names = dict.fromkeys(name for study in studies for name in study.variants())
+    rows = []
+    for name in names:
+        areas = [f"{s.explore.auroc(s.variant(name)):.3f}" if name in s.variants() else "-" for s in studies]
+        rows.append([name, *areas])
     rows.append([f"`{REFERENCE}`", *(f"{study.explore.auroc(study.detector(REFERENCE)):.3f}" for study in studies)])
     head = ["variant of influence", *(study.found.name for study in studies)]
     table("Variants of influence, AUROC, halves to explore on.", head, rows)

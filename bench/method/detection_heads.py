@@ -28,9 +28,9 @@ Gradient = dict[str, Tensor]
 
 
 class Heads:
-    """One corpus under one model."""
+    """One corpus under one model; with `masked`, equal captions do not compete anywhere."""
 
-    def __init__(self, found: Set, model: Model, init: str = "random") -> None:
+    def __init__(self, found: Set, model: Model, init: str = "random", *, masked: bool = False) -> None:
         self.found = found
         self.corpus, self.validation = model.corpus, model.validation
         self.n = len(found.uids)
@@ -38,6 +38,9 @@ class Heads:
         self.batches = [_batches(found.uids, k) for k in range(SEGMENTATIONS)]
         self.validation_batches = _batches([str(row) for row in range(len(self.validation.h_text))], 0)
         self.init = init
+        corpus, validation = found.numbers()
+        self._numbers = corpus if masked else None
+        self._validation_numbers = validation if masked else None
 
     @cached_property
     def projection(self) -> logra.Projection:
@@ -55,7 +58,8 @@ class Heads:
         u, v = self.corpus.embed()
         found = []
         for rows in self.batches[0]:
-            for c in curvature.ggn_sketches(u[rows], v[rows], self.corpus.scale, SKETCHES, generator):
+            captions_B = None if self._numbers is None else self._numbers[rows]
+            for c in curvature.ggn_sketches(u[rows], v[rows], self.corpus.scale, SKETCHES, generator, captions_B):
                 found.append(pull_back(self.corpus.take(rows), c.u_BD / SKETCHES**0.5, c.v_BD / SKETCHES**0.5))
         return found
 
@@ -65,7 +69,7 @@ class Heads:
         total = torch.zeros(self.n, self.projection.size)
         for batches in self.batches:
             for rows in batches:
-                total[rows] += self._gradients(self.corpus, rows, role)
+                total[rows] += self._gradients(self.corpus, rows, role, self._numbers)
         return total / SEGMENTATIONS
 
     @cached_property
@@ -73,19 +77,20 @@ class Heads:
         """Those of Pos_j / 2 of every validation pair, (V, K); their mean is the gradient of L_val."""
         total = torch.zeros(len(self.validation.h_text), self.projection.size)
         for rows in self.validation_batches:
-            total[rows] = self._gradients(self.validation, rows, "positive") / 2
+            total[rows] = self._gradients(self.validation, rows, "positive", self._validation_numbers) / 2
         return total
 
-    def _gradients(self, features: Features, rows: Tensor, role: Role) -> Tensor:
+    def _gradients(self, features: Features, rows: Tensor, role: Role, numbers: Tensor | None) -> Tensor:
         parts = self.projection.parts
         image = Head(features.w_image, False, parts["image"])
         text = Head(features.w_text, False, parts["text"])
         batch = features.take(rows)
-        return torch.cat(head_gradients(batch.h_image, batch.h_text, image, text, features.scale, role), 1)
+        captions_B = None if numbers is None else numbers[rows]
+        return torch.cat(head_gradients(batch.h_image, batch.h_text, image, text, features.scale, role, captions_B), 1)
 
     @cached_property
     def validation_gradient(self) -> Gradient:
-        """Gradient of L_val, whole."""
+        """Gradient of L_val, whole; of the study without masks."""
         total = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
         u, v = self.validation.embed()
         for rows in self.validation_batches:

@@ -13,9 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.method.detection_heads import SEGMENTATIONS, Heads, pull_back
-from ecif import contrastive, curvature
-from ecif.detectors.views import Change
+from bench.method.detection_heads import Heads
 from ecif.gradients import Role
 
 NEIGHBOURS, CLUSTERS = 30, 32
@@ -28,6 +26,10 @@ class Variants:
         self.heads = heads
         self.runs = [Heads(heads.found, run) for run in heads.found.runs]
         self.pca = Heads(heads.found, heads.found.model, "pca")
+        self.masked = Heads(heads.found, heads.found.model, masked=True)
+        corpus, _ = heads.found.numbers()
+        # Where hardly a caption occurs twice, masking equal ones changes nothing.
+        self.repeated = len(corpus.unique()) < 0.9 * len(corpus)
 
     @cached_property
     def table(self) -> dict[str, Callable[[], Tensor]]:
@@ -50,7 +52,6 @@ class Variants:
                 mean(h) / h.factor().solve(h.gradients("removal")).norm(dim=1)
             ),
             "divided by sqrt(d^T H^-1 d) (l-relative)": lambda: mean(h) / self_influence(h).sqrt(),
-            "equal captions masked": lambda: _masked(h),
             f"validation pairs matched by image ({NEIGHBOURS})": lambda: _matched(h, images=True, captions=False),
             f"validation pairs matched by caption ({NEIGHBOURS})": lambda: _matched(h, images=False, captions=True),
             f"validation pairs matched by both ({NEIGHBOURS})": lambda: _matched(h, images=True, captions=True),
@@ -76,6 +77,22 @@ class Variants:
             ),
             "ranks of self-influence and clip_score": lambda: ranks(self_influence(h)) + ranks(-similarity(h)),
         }
+        if self.repeated:
+            m = self.masked
+            found |= {
+                "equal captions masked: influence": lambda: mean(m),
+                "equal captions masked: influence, GGN 1x": lambda: mean(m, damping=1),
+                "equal captions masked: influence, GGN 100x": lambda: mean(m, damping=100),
+                "equal captions masked: influence, positive role": lambda: mean(m, role="positive"),
+                "equal captions masked: l-relative": lambda: mean(m) / self_influence(m).sqrt(),
+                "equal captions masked: harm": lambda: harm(m),
+                "equal captions masked: harm, positive role": lambda: harm(m, role="positive"),
+                "equal captions masked: self-influence": lambda: self_influence(m),
+                "equal captions masked: ranks of influence and clip_score": lambda: (
+                    ranks(mean(m)) + ranks(-similarity(h))
+                ),
+                "equal captions masked: ranks of harm and clip_score": lambda: ranks(harm(m)) + ranks(-similarity(h)),
+            }
         return found
 
     def badness(self, name: str) -> np.ndarray:
@@ -154,32 +171,3 @@ def _clusters(h: Heads) -> Tensor:
     gradients = torch.zeros(len(used), h.projection.size).index_add_(0, numbers, h.validation_gradients)
     gradients /= numbers.bincount().unsqueeze(1)
     return -(h.gradients("removal") @ h.factor().solve(gradients).T).amin(1)
-
-
-def _masked(h: Heads) -> Tensor:
-    """Plain influence when pairs with equal captions do not compete, in the corpus and in the validation loss."""
-    corpus, validation = h.found.numbers()
-    u, v = h.validation.embed()
-    total = {name: torch.zeros(shape) for name, shape in h.shapes.items()}
-    for rows in h.validation_batches:
-        s_BB = contrastive.logits(u[rows], v[rows], h.validation.scale).requires_grad_()
-        loss = contrastive.batch_loss(_without_equals(s_BB, validation[rows])) / (2 * len(u))
-        (h_BB,) = torch.autograd.grad(loss, s_BB)
-        c = curvature.through_logits(h_BB, u[rows], v[rows], h.validation.scale)
-        part = pull_back(h.validation.take(rows), c.u_BD, c.v_BD)
-        total = {name: total[name] + part[name] for name in total}
-    w = h.projection.lift(h.factor().solve(h.projection.project(total)))
-    embedded, scores = h.embedded(w), torch.zeros(h.n)
-    for batches in h.batches:
-        for rows in batches:
-            batch = embedded.take(rows)
-            s_BB = _without_equals(contrastive.logits(batch.u_BD, batch.v_BD, batch.scale), corpus[rows])
-            ds_BB = Change.of(batch, 0).whole_BB
-            scores[rows] -= contrastive.d_positive(s_BB, ds_BB) + contrastive.d_negative_exact(s_BB, ds_BB)
-    return scores / SEGMENTATIONS
-
-
-def _without_equals(s_BB: Tensor, numbers_B: Tensor) -> Tensor:
-    equal_BB = numbers_B[:, None] == numbers_B
-    equal_BB.fill_diagonal_(False)
-    return s_BB.masked_fill(equal_BB, -torch.inf)

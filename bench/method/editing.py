@@ -26,7 +26,9 @@ SHARES = (0.01, 0.05, 0.1)
 SETS = ("random", "most harmful", "most valuable")
 EDITS = {
     "GGN": Solver(),
-    "16 sketches, PCA 32": Solver("sketch", rank=32, init="pca"),
+    "16 sketches": Solver("sketch"),
+    "256 sketches": Solver("sketch", sketches=256),
+    "EK-FAC of 16 sketches": Solver("ekfac-ggn"),
 }
 
 

@@ -56,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.2, 0.3])
     own = f"a score column, {', '.join(removal_scores.VARIANTS)}"
     parser.add_argument("--detectors", nargs="+", default=list(DETECTORS), metavar="NAME", help=own)
+    parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="a setting of the pipeline, such as: equal_captions compete")  # fmt: skip
     parser.add_argument("--epochs", type=int, help="of every training; left out: the corpus's own number")
 
 
@@ -64,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     corpus = removal_corpora.prepare(arguments.data, arguments.work, arguments.epochs)
     # The most valuable pairs, and the edits, are influence's in any case.
     detectors = tuple(dict.fromkeys(("influence", *arguments.detectors)))
-    study = Study(corpus, arguments.work / corpus.name, detectors)
+    study = Study(corpus, arguments.work / corpus.name, detectors, dict(arguments.option))
     trained: dict[tuple[int, str, float], Cell] = {}
     edits: dict[tuple[int, str], tuple[Cell, dict[str, Any]]] = {}
     areas: list[dict[str, float]] = []
@@ -77,7 +79,9 @@ def run(arguments: argparse.Namespace) -> None:
         for what, fraction in wanted:
             trained[seed, what, fraction] = cell = study.retrained(seed, what, fraction, scores)
             print(f"<!-- seed {seed} {what} {fraction}: {cell.accuracy:.4f} {cell.loss:.4f} -->", flush=True)
-        edits |= {(seed, what): study.edited(seed, what, scores) for what in EDITED}
+        for what in EDITED:
+            cell, outcome = study.edited(seed, what, scores)
+            edits[seed, what] = cell, outcome | study.changes(seed, what, scores)
     n, wrong = len(corpus.wrong), int(corpus.wrong.sum())
     print(
         f"{corpus.name}: {n:,} pairs, {wrong} wrong; {corpus.recipe.epochs} epochs, batch {corpus.recipe.batch}; "
@@ -92,15 +96,17 @@ def run(arguments: argparse.Namespace) -> None:
 class Study:
     """All models of one corpus."""
 
-    def __init__(self, corpus: Corpus, work: Path, detectors: Sequence[str]) -> None:
-        self.corpus, self.work, self.detectors = corpus, work, detectors
+    def __init__(self, corpus: Corpus, work: Path, detectors: Sequence[str], options: Mapping[str, str]) -> None:
+        self.corpus, self.work, self.detectors, self.options = corpus, work, detectors, options
+        self.method = removal_scores.method(options)
         self.store = Store(work / "cells.jsonl")
 
     def scores(self, seed: int) -> dict[str, np.ndarray]:
         """Badness of all pairs, by detector, under the model of this seed that was trained on all of them."""
-        files = {name: self._folder(seed) / f"{name}.npy" for name in self.detectors}
+        files = {name: self._folder(seed) / f"{name}{self._of(name)}.npy" for name in self.detectors}
         if missing := [name for name, file in files.items() if not file.exists()]:
-            found = removal_scores.badness(self.corpus, self._weights(seed), self._folder(seed), missing)
+            where = self._weights(seed), self._folder(seed)
+            found = removal_scores.badness(self.corpus, *where, missing, self.options)
             for name, values in found.items():
                 part = files[name].with_suffix(".part.npy")
                 np.save(part, values)
@@ -114,11 +120,28 @@ class Study:
         rows = chosen(what, fraction, scores, self.corpus.wrong, seed)
 
         def compute() -> dict[str, Any]:
-            weights = self._folder(seed) / "retrained.safetensors"
-            seconds = self.corpus.train(np.setdiff1d(np.arange(len(self.corpus.wrong)), rows), seed, weights)
-            return self._cell(weights, rows, seconds)
+            kept = what in EDITED and fraction == SHARE
+            weights = self._again(seed, what) if kept else self._folder(seed) / "retrained.safetensors"
+            return self._cell(weights, rows, self._train_without(rows, seed, weights))
 
         return Cell(**self.store.once(self._key(seed, what, fraction), compute))
+
+    def changes(self, seed: int, what: str, scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Change of the contrastive loss of the test pairs by an edit, and by a new training without the same pairs.
+
+        It is what influence predicts, but for other pairs than those that it was computed with.
+        """
+        rows = chosen(what, SHARE, scores, self.corpus.wrong, seed)
+
+        def compute() -> dict[str, Any]:
+            again = self._again(seed, what)
+            if not again.exists():
+                self._train_without(rows, seed, again)
+            files = {"before": self._weights(seed), "edit": self._edited_weights(seed, what), "again": again}
+            losses = {name: self.corpus.contrastive_loss(file) for name, file in files.items()}
+            return {f"test_{name}": losses[name] - losses["before"] for name in ("edit", "again")}
+
+        return self.store.once(self._key(seed, f"changes {what}", SHARE), compute)
 
     def edited(self, seed: int, what: str, scores: Mapping[str, np.ndarray]) -> tuple[Cell, dict[str, Any]]:
         """The model trained on everything, edited; and the outcome of the edit."""
@@ -126,11 +149,11 @@ class Study:
 
         def compute() -> dict[str, Any]:
             folder = self._folder(seed)
-            removal_scores.scored(self.corpus, self._weights(seed), folder)
-            target = folder / f"edited-{what.replace(' ', '-')}.safetensors"
+            removal_scores.scored(self.corpus, self._weights(seed), folder, self.options)
+            target = self._edited_weights(seed, what)
             target.unlink(missing_ok=True)
             started = time.perf_counter()
-            outcome = removal_scores.edited(self.corpus, self._weights(seed), folder, rows, target)
+            outcome = removal_scores.edited(self.corpus, self._weights(seed), folder, self.options, rows, target)
             cell = self._cell(target, rows, time.perf_counter() - started)
             return {"cell": cell, "outcome": {**asdict(outcome), "actual": outcome.actual}}
 
@@ -149,6 +172,19 @@ class Study:
         self._whole(seed)
         return self._folder(seed) / "whole.safetensors"
 
+    def _edited_weights(self, seed: int, what: str) -> Path:
+        return self._folder(seed) / f"edited-{what.replace(' ', '-')}-{self.method}.safetensors"
+
+    def _again(self, seed: int, what: str) -> Path:
+        return self._folder(seed) / f"again-{what.replace(' ', '-')}{self._of(what)}.safetensors"
+
+    def _of(self, what: str) -> str:
+        """The settings of the pipeline, in the name of what depends on them."""
+        return f"-{self.method}" if "influence" in what or what == VALUABLE else ""
+
+    def _train_without(self, rows: np.ndarray, seed: int, weights: Path) -> float:
+        return self.corpus.train(np.setdiff1d(np.arange(len(self.corpus.wrong)), rows), seed, weights)
+
     def _cell(self, weights: Path, rows: np.ndarray, seconds: float) -> dict[str, Any]:
         verdict = self.corpus.judge(weights)
         return asdict(Cell(verdict.accuracy, verdict.loss, len(rows), int(self.corpus.wrong[rows].sum()), seconds))
@@ -159,8 +195,9 @@ class Study:
         return folder
 
     def _key(self, seed: int, what: str, fraction: float) -> dict[str, Any]:
-        recipe = asdict(self.corpus.recipe)
-        return {"corpus": self.corpus.name, "recipe": recipe, "seed": seed, "what": what, "fraction": fraction}
+        key = {"corpus": self.corpus.name, "recipe": asdict(self.corpus.recipe), "seed": seed, "what": what}
+        edit = what.startswith(("edited", "changes"))
+        return key | {"fraction": fraction} | ({"method": self.method} if edit or self._of(what) else {})
 
 
 def chosen(what: str, fraction: float, scores: Mapping[str, np.ndarray], wrong: np.ndarray, seed: int) -> np.ndarray:
@@ -251,13 +288,14 @@ def paper(trained: Cells, edits: Mapping[tuple[int, str], tuple[Cell, Mapping[st
         add(what, "trained again", [trained[seed, what, SHARE] for seed in seeds])
         if what in EDITED:
             add(what, "edited", [edits[seed, what][0] for seed in seeds])
-    lines += ["", "**the edits: change of the validation loss**\n"]
-    lines += [_row("removed", "step, %", "predicted", "actual"), _row(*["---"] * 4)]
+    lines += ["", "**change of the contrastive loss, less the untouched model's**\n"]
+    head = ("removed", "step, %", "predicted, validation", "edited, validation", "edited, test", "trained again, test")
+    lines += [_row(*head), _row(*["---"] * len(head))]
     for what in EDITED:
         found = [edits[seed, what][1] for seed in seeds]
         step = summary([100 * outcome["relative_step"] for outcome in found], 1)
-        changes = (summary([outcome[name] for outcome in found], 4, signed=True) for name in ("predicted", "actual"))
-        lines.append(_row(what, step, *changes))
+        names = ("predicted", "actual", "test_edit", "test_again")
+        lines.append(_row(what, step, *(summary([o[name] for o in found], 4, signed=True) for name in names)))
     return "\n".join([*lines, ""])
 
 

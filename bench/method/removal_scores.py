@@ -6,7 +6,7 @@ the baselines that are not among its columns from the study of detection, on the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from bench.method.detection_heads import Heads
 from bench.method.detection_scores import Detectors
 from bench.method.detection_sets import Features, Model, Set
 from bench.method.removal_corpora import Corpus
+from ecif import ALGO_VERSION
 from ecif.demo import training
 from ecif.demo.training import Data
 from ecif.detectors import NAMES, facts
+from ecif.keys import digest
 from ecif.run import Run, open_run
-from ecif.settings import ScoreSettings, build
+from ecif.settings import MethodSettings, ScoreSettings, build
 from ecif.stages import edit, fit, removal, score
 from ecif.stages.edit import Outcome
 from ecif.stages.engine import load_engine
@@ -36,8 +38,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def scored(corpus: Corpus, weights: Path, work: Path, variant: str = "influence") -> tuple[Run, pl.DataFrame]:
-    """Fit and score by the pipeline, with its defaults but for the batch, which is that of the training.
+def method(options: Mapping[str, str]) -> str:
+    """What stands for the settings of the pipeline in the key of a result."""
+    return digest({"version": ALGO_VERSION, **MethodSettings().model_dump(mode="json"), **options})
+
+
+def scored(
+    corpus: Corpus, weights: Path, work: Path, options: Mapping[str, str], variant: str = "influence"
+) -> tuple[Run, pl.DataFrame]:
+    """Fit and score by the pipeline, with its defaults but for `options`, and the batch, which is that of the training.
 
     Raises:
         ValueError: the corpus has no classes, and the variant needs them.
@@ -51,6 +60,7 @@ def scored(corpus: Corpus, weights: Path, work: Path, variant: str = "influence"
         "device": "cpu",
         "workers": 0,
         **VARIANTS.get(variant, {}),
+        **options,
     }
     if "objective" in values:
         if corpus.prompts is None:
@@ -72,14 +82,16 @@ def scored(corpus: Corpus, weights: Path, work: Path, variant: str = "influence"
     return run, pl.concat(tables)
 
 
-def badness(corpus: Corpus, weights: Path, work: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def badness(
+    corpus: Corpus, weights: Path, work: Path, names: Sequence[str], options: Mapping[str, str]
+) -> dict[str, np.ndarray]:
     """Scores by name, (N,) in the order of the corpus, higher for worse."""
     found: dict[str, np.ndarray] = {}
     if set(names) & set(NAMES):
-        table = scored(corpus, weights, work)[1]
+        table = scored(corpus, weights, work, options)[1]
         found |= {name: _aligned(corpus.data, table, name) for name in names if name in NAMES}
     for name in set(names) & set(VARIANTS):
-        found[name] = _aligned(corpus.data, scored(corpus, weights, work, name)[1], "influence")
+        found[name] = _aligned(corpus.data, scored(corpus, weights, work, options, name)[1], "influence")
     others = [name for name in names if name not in (*NAMES, *VARIANTS)]
     if others:
         found_set = _features(corpus, weights)
@@ -88,9 +100,11 @@ def badness(corpus: Corpus, weights: Path, work: Path, names: Sequence[str]) -> 
     return found
 
 
-def edited(corpus: Corpus, weights: Path, work: Path, rows: np.ndarray, target: Path) -> Outcome:
+def edited(
+    corpus: Corpus, weights: Path, work: Path, options: Mapping[str, str], rows: np.ndarray, target: Path
+) -> Outcome:
     """Weights without the pairs at `rows`, by model editing, written to `target`."""
-    run, _ = scored(corpus, weights, work)
+    run, _ = scored(corpus, weights, work, options)
     listing = work / "remove.txt"
     listing.write_text("".join(f"{corpus.data.uids[row]}\n" for row in rows.tolist()), "utf-8")
     gone = removal.by_names(run, str(listing))

@@ -140,30 +140,34 @@ def roles(cases: Sequence[Case], count: int) -> None:
             for case in cases
         ]  # fmt: skip
         both, own, other = ([np.array(one[name]) for one in found] for name in ("both", "positive", "negative"))
-        error = [np.median(np.abs(a + b - c) / np.abs(c)) for a, b, c in zip(own, other, both, strict=True)]
-        neglected = [np.median(np.abs(a - c) / np.abs(c)) for a, c in zip(own, both, strict=True)]
+        error = [_size(a + b - c) / _size(c) for a, b, c in zip(own, other, both, strict=True)]
+        neglected = [_size(a - c) / _size(c) for a, c in zip(own, both, strict=True)]
         slopes = [
             [measures.slope(np.array(one[f"predicted {name}"]), np.array(one[name])) for one in found]
             for name in ("positive", "negative", "both")
         ]
         size = len(cases[0].subsets(1, share)[0])
         rows.append(
-            [str(size), measures.mean_and_spread([float(e) for e in error], 3),
-             measures.mean_and_spread([float(e) for e in neglected], 3), *map(measures.mean_and_spread, slopes)]
+            [str(size), measures.mean_and_spread(error, 3),
+             measures.mean_and_spread(neglected, 3), *map(measures.mean_and_spread, slopes)]
         )  # fmt: skip
     measures.table(
         f"**superposition of the roles** ({cases[0].problem.name}; a, b, c: changes of the validation loss by "
-        "retraining without the positive role, without the negative role, without both; medians)",
+        "retraining without the positive role, without the negative role, without both; sizes are root mean squares)",
         (
             "pairs removed",
-            "abs(a + b - c) / abs(c)",
-            "abs(a - c) / abs(c)",
+            "size of a + b - c / size of c",
+            "size of a - c / size of c",
             "slope of the prediction on a",
             "on b",
             "on c",
         ),
         rows,
     )
+
+
+def _size(changes: measures.Array) -> float:
+    return float(np.sqrt((changes**2).mean()))
 
 
 def _roles(case: Case, removed: Sequence[Sequence[int]]) -> dict[str, Any]:

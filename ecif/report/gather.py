@@ -141,6 +141,8 @@ def gather(
 
 
 def _meta(numbers: Numbers, layout: Layout, storage: Storage, score_key: str) -> None:
+    if not storage.exists(layout.score_meta(score_key)):
+        return  # nothing could be scored
     meta = score_meta(layout, storage, score_key)
     for name in ("settings", "versions"):
         if isinstance(value := meta.get(name), dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -82,7 +83,7 @@ def test_tables_compare_with_random_removal_of_the_same_seed() -> None:
     edits = {
         (seed, what): (
             Cell(0.41 + 0.1 * seed, 1.6, 1, 0, 0.5),
-            {"relative_step": 0.02, "predicted": -0.1, "actual": -0.2},
+            {"relative_step": 0.02, "predicted": -0.1, "actual": -0.2, "test_edit": 0.3, "test_again": 0.4},
         )
         for seed in (0, 1)
         for what in EDITED
@@ -90,7 +91,8 @@ def test_tables_compare_with_random_removal_of_the_same_seed() -> None:
     text = paper(trained, edits)
     assert "| influence | trained again | 47.0 ± 5.0 | 1.650 ± 0.000 | 5.0 ± 0.0 |" in text
     assert "| influence | edited | 46.0 ± 5.0 | 1.600 ± 0.000 | 0.5 ± 0.0 |" in text
-    assert "| random | 2.0 ± 0.0 | -0.1000 ± 0.0000 | -0.2000 ± 0.0000 |" in text
+    changes = "| random | 2.0 ± 0.0 | -0.1000 ± 0.0000 | -0.2000 ± 0.0000 | +0.3000 ± 0.0000 | +0.4000 ± 0.0000 |"
+    assert changes in text
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def test_scores_come_in_the_order_of_the_corpus(small: Corpus, tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     small.train(np.arange(64), 0, weights)
-    found = badness(small, weights, tmp_path, ["clip_score", "influence", "tracin"])
+    found = badness(small, weights, tmp_path, ["clip_score", "influence", "tracin"], {})
     loaded = load(str(small.config), str(weights))
     with torch.no_grad():
         u = loaded.model.encode_image(small.data.images, normalize=True)  # type: ignore[operator]
@@ -120,11 +122,25 @@ def test_scores_come_in_the_order_of_the_corpus(small: Corpus, tmp_path: Path) -
     np.testing.assert_allclose(found["clip_score"], -(u * v).sum(1).numpy(), atol=1e-5)
     assert {name: values.shape for name, values in found.items()} == dict.fromkeys(found, (64,))
     with pytest.raises(ValueError, match="no classes"):
-        badness(small, weights, tmp_path, ["influence_classes"])
+        badness(small, weights, tmp_path, ["influence_classes"], {})
+
+
+def test_the_contrastive_loss_of_the_test_pairs(small: Corpus, tmp_path: Path) -> None:
+    """Sixteen pairs are one batch: open_clip's loss of it."""
+    weights = tmp_path / "weights.safetensors"
+    small.train(np.arange(64), 0, weights)
+    loaded = load(str(small.config), str(weights))
+    model: Any = loaded.model
+    with torch.no_grad():
+        u = model.encode_image(small.test.images, normalize=True)
+        v = model.encode_text(loaded.tokenize(list(small.test.captions)), normalize=True)
+        s, same = model.logit_scale.exp() * u @ v.T, torch.arange(16)
+        want = torch.nn.functional.cross_entropy(s, same) + torch.nn.functional.cross_entropy(s.T, same)
+    assert small.contrastive_loss(weights) == pytest.approx(float(want) / 2, rel=1e-5)
 
 
 def test_a_study_goes_on_where_it_was(small: Corpus, tmp_path: Path) -> None:
-    study = Study(small, tmp_path, ["influence"])
+    study = Study(small, tmp_path, ["influence"], {})
     scores = study.scores(0)
     first = study.retrained(0, "influence", 0.25, scores)
     assert (first.removed, first.wrong) == (
@@ -133,8 +149,14 @@ def test_a_study_goes_on_where_it_was(small: Corpus, tmp_path: Path) -> None:
     )
     cell, outcome = study.edited(0, "influence", scores)
     assert (cell.removed, outcome["removed"], outcome["shards"]) == (6, 6, 2)
+    changes = study.changes(0, "influence", scores)
+    assert all(np.isfinite(list(changes.values())))
+    assert changes["test_edit"] != changes["test_again"]
+    other = Study(small, tmp_path, ["influence"], {"negative_role": "first-order"})
+    assert not np.array_equal(other.scores(0)["influence"], scores["influence"])
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    again = Study(small, tmp_path, ["influence"])
+    again = Study(small, tmp_path, ["influence"], {})
     assert again.retrained(0, "influence", 0.25, again.scores(0)) == first
     assert again.edited(0, "influence", again.scores(0)) == (cell, outcome)
+    assert again.changes(0, "influence", again.scores(0)) == changes
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}

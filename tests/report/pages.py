@@ -153,7 +153,7 @@ class Corpus:
         return inventory.take(expand([str(self.folder / "in")], self.storage), self.layout, self.storage, {})
 
     def decide(self, **policy: object) -> Decision:
-        given = PolicySettings(**policy)  # type: ignore[arg-type]
+        given = PolicySettings(**{"detector": "influence", **policy})  # type: ignore[arg-type]
         scores = {name: self.layout.scores(SCORES, name) for name in self.frames}
         key = keys.decision_key(SCORES, given)
         return choose(self.storage, scores, given, key=key, score_key=SCORES, fit_key=FIT)

@@ -55,7 +55,7 @@ class Output:
 
 def policy(drop: str = "0.5", unscored: str = "keep") -> PolicySettings:
     """Drop a fraction by influence."""
-    return PolicySettings(drop=Decimal(drop), unscored=unscored)
+    return PolicySettings(detector="influence", drop=Decimal(drop), unscored=unscored)
 
 
 def scores_of(

@@ -234,7 +234,7 @@ def test_requests_that_cannot_be_met_are_refused(corpus: Path) -> None:
     (corpus / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not a text file"):
         by_names(run, str(corpus / "binary.txt"))
-    decision = plan.plan(run.layout, run.storage, PolicySettings(drop_count=2))
+    decision = plan.plan(run.layout, run.storage, PolicySettings(detector="influence", drop_count=2))
     more, _ = scored(corpus, segmentations=3)
     with pytest.raises(UsageError, match="was made from the scores"):
         by_decision(more, decision.key)

@@ -20,7 +20,7 @@ from ecif.storage import Storage
 from tests.conftest import MakeTar
 
 SCORES, FIT = "0123456789ab", "ba9876543210"
-TENTH = PolicySettings(drop=Decimal("0.1"))
+TENTH = PolicySettings(detector="influence", drop=Decimal("0.1"))
 
 
 @dataclass
@@ -84,7 +84,7 @@ def test_a_second_plan_returns_the_frozen_decision_also_after_arrivals(output: O
     output.add("00001", [0.0] * 100, scored=False)
     assert plan(output.layout, output.storage, TENTH) == first
     with pytest.raises(UsageError, match="1 of 2 shards have no scores"):
-        plan(output.layout, output.storage, PolicySettings(drop=Decimal("0.2")))
+        plan(output.layout, output.storage, PolicySettings(detector="influence", drop=Decimal("0.2")))
 
 
 def test_shards_without_scores_stop_the_plan_unless_they_were_set_aside(output: Output) -> None:
@@ -125,7 +125,7 @@ def test_a_policy_is_needed_and_other_settings_do_no_harm(output: Output) -> Non
     output.add("00000", [1.0, 2.0])
     with pytest.raises(UsageError, match="needs a policy"):
         plan(output.layout, output.storage, PolicySettings())
-    everything = Settings(drop=Decimal("0.5"), unscored="drop", micro_batch=3)
+    everything = Settings(drop=Decimal("0.5"), unscored="drop", micro_batch=3, detector="influence")
     decision = plan(output.layout, output.storage, everything)
     assert (decision.policy, decision.unscored) == ({"drop": "0.5"}, "drop")
 
@@ -135,7 +135,7 @@ def test_decisions_are_named_when_there_are_several(output: Output) -> None:
     with pytest.raises(UsageError, match="holds no decision yet; run plan first"):
         load_decision(output.layout, output.storage)
     one = plan(output.layout, output.storage, TENTH)
-    two = plan(output.layout, output.storage, PolicySettings(drop_count=1))
+    two = plan(output.layout, output.storage, PolicySettings(detector="influence", drop_count=1))
     with pytest.raises(UsageError, match=f"several: {min(one.key, two.key)}, .*name one with --decision"):
         load_decision(output.layout, output.storage)
     with pytest.raises(UsageError, match="no decision ffffffffffff"):
@@ -147,7 +147,7 @@ def test_decisions_are_named_when_there_are_several(output: Output) -> None:
 def test_an_output_holds_one_decision(output: Output) -> None:
     output.add("00000", [1.0, 2.0, 3.0])
     one = plan(output.layout, output.storage, TENTH)
-    two = plan(output.layout, output.storage, PolicySettings(drop_count=1))
+    two = plan(output.layout, output.storage, PolicySettings(detector="influence", drop_count=1))
     mark_applied(output.layout, output.storage, one)
     mark_applied(output.layout, output.storage, one)
     with pytest.raises(ConflictError, match=f"holds the decision {one.key}, not {two.key}; .*choose a new --out"):
