@@ -84,7 +84,7 @@ class MethodSettings(_Group):
         "mask", description="pairs of equal captions: negatives of each other, or out of each other's softmax"
     )
     min_batch: int | None = Field(None, ge=2, description="smaller batches are not scored [default: B/4]")
-    segmentations: int = Field(5, ge=1, description="K: ways to cut a shard into batches, averaged")
+    segmentations: int = Field(8, ge=1, description="K: ways to cut a shard into batches, averaged")
     seed: int = Field(0, ge=0, description="seed of every random choice")
     fit_pairs: int = Field(20_000, ge=1, description="the curvature is fitted on this many pairs, or 1 % if more")
     curvature: Literal["ggn", "fisher", "ekfac", "pointwise", "identity"] = Field(

@@ -12,22 +12,10 @@ import polars as pl
 import pytest
 import torch
 
-from bench.method.removal import (
-    ALL,
-    EDITED,
-    ORACLE,
-    RANDOM,
-    SHARE,
-    VALUABLE,
-    Cell,
-    Study,
-    chosen,
-    paper,
-    summary,
-    tables,
-)
+from bench.method.removal import Study, chosen
 from bench.method.removal_corpora import Corpus, HeldOut, Recipe, verdict
 from bench.method.removal_scores import badness
+from bench.method.removal_tables import ALL, EDITED, ORACLE, RANDOM, SHARE, VALUABLE, Cell, paper, summary, tables
 from ecif.demo import corpus, training
 from ecif.towers.loading import load
 
