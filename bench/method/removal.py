@@ -116,7 +116,8 @@ class Study:
             if not again.exists():
                 self._train_without(rows, seed, again)
             files = {"before": self._weights(seed), "edit": self._edited_weights(seed, what), "again": again}
-            losses = {name: self.corpus.contrastive_loss(file) for name, file in files.items()}
+            masked = removal_scores.masked(self.options)
+            losses = {name: self.corpus.contrastive_loss(file, masked=masked) for name, file in files.items()}
             return {f"test_{name}": losses[name] - losses["before"] for name in ("edit", "again")}
 
         return self.store.once(self._key(seed, f"changes {what}", SHARE), compute)

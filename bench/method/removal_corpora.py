@@ -97,13 +97,19 @@ class Corpus:
         u_MD, v_CD, scale = self._embed(weights)
         return verdict(contrastive.logits(u_MD, v_CD, scale), self.test.right)
 
-    def contrastive_loss(self, weights: Path) -> float:
-        """The validation loss of the pipeline, on the test pairs instead: the mean of Pos / 2, five segmentations."""
+    def contrastive_loss(self, weights: Path, *, masked: bool) -> float:
+        """The validation loss of the pipeline, on the test pairs instead: the mean of Pos / 2, five segmentations.
+
+        Args:
+            masked: equal captions are out of each other's softmax.
+        """
         u_MD, v_CD, scale = self._embed(weights)
         v_MD, total = v_CD[self.test.right], 0.0
         for k in range(SEGMENTATIONS):
             for rows in segment([str(row) for row in range(len(v_MD))], self.recipe.batch, 0, k).batches:
-                total += float(contrastive.batch_loss(contrastive.logits(u_MD[rows], v_MD[rows], scale))) / 2
+                s_BB = contrastive.logits(u_MD[rows], v_MD[rows], scale)
+                s_BB = contrastive.mask_equal(s_BB, self.test.right[rows]) if masked else s_BB
+                total += float(contrastive.batch_loss(s_BB)) / 2
         return total / (SEGMENTATIONS * len(v_MD))
 
     def _embed(self, weights: Path) -> tuple[Tensor, Tensor, float]:

@@ -40,7 +40,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def method(options: Mapping[str, str]) -> str:
     """What stands for the settings of the pipeline in the key of a result."""
-    return digest({"version": ALGO_VERSION, **MethodSettings().model_dump(mode="json"), **options})
+    chosen = build(MethodSettings, dict(options))
+    return digest({"version": ALGO_VERSION, **chosen.model_dump(mode="json")})
+
+
+def masked(options: Mapping[str, str]) -> bool:
+    """Whether equal captions are out of each other's softmax."""
+    return options.get("equal_captions", MethodSettings().equal_captions) == "mask"
 
 
 def scored(
