@@ -67,6 +67,18 @@ def stage_task(name: str) -> Callable[[Callable[P, Result]], Task[P, Result]]:
     )
 
 
+def single_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """The options of what a run does once, outside the groups; its files say whether it is done."""
+    return task(
+        name=name,
+        cache_policy=NO_CACHE,
+        retries=RETRIES,
+        retry_delay_seconds=exponential_backoff(FIRST_DELAY_SECONDS),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=_worth_retrying,
+    )
+
+
 @stage_task("fit")
 def fit_group(job: Job, group: Group) -> Result:
     """Map of the fit: one partial sum per shard."""
@@ -124,14 +136,7 @@ def write_group(job: Job, group: Group) -> Result:
         return through(group.shards, work)
 
 
-@task(
-    name="projection",
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=exponential_backoff(FIRST_DELAY_SECONDS),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_worth_retrying,
-)
+@single_task("projection")
 def freeze_projection(job: Job, shards: Sequence[Shard]) -> None:
     """Write what all groups of the fit project with."""
     from ecif.stages import fit
@@ -141,14 +146,7 @@ def freeze_projection(job: Job, shards: Sequence[Shard]) -> None:
         fit.freeze_projection(run, engine_for(run), list(shards), ambient.current().progress)
 
 
-@task(
-    name="reduce",
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=exponential_backoff(FIRST_DELAY_SECONDS),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_worth_retrying,
-)
+@single_task("reduce")
 def reduce_fit(job: Job, shards: Sequence[Shard]) -> None:
     """Reduce of the fit: from the partial sums to the direction, which is written to the output."""
     from ecif.stages import fit

@@ -10,13 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load as load_tensors
 
-from ecif import contrastive
 from ecif.errors import InputError, ModelError, UsageError
 from ecif.run import open_run
 from ecif.stages import fit, fitted, score, sums
-from ecif.stages.batches import load_batch
-from ecif.stages.reading import read_pairs
-from ecif.stages.spool import spool
 from tests.stages.test_fit import corpus as corpus
 from tests.stages.test_fit import fit_all, prepare, settings, write_tar
 
@@ -68,28 +64,6 @@ def test_every_curvature_solves_with_the_moments_on_disk(corpus: Path, changes: 
         torch.testing.assert_close(
             part, expected[name], rtol=1e-6, atol=1e-9 * float(expected[name].abs().max() + 1e-300)
         )
-
-
-def test_the_fisher_of_deeper_parameters_is_the_gram_of_autograds_gradients(corpus: Path) -> None:
-    run, engine = prepare(corpus, trainable="last:1", curvature="fisher", logra_rank=2)
-    fit_all(run, engine)
-    shard = run.inventory.shards[0]
-    partial = load_tensors(run.storage.read_bytes(run.layout.partial(run.fit_key, shard.name)))["joint"]
-    project = fit.load_projection(run, engine)
-    expected = torch.zeros_like(partial)
-    from ecif.segmentation import segment
-
-    with spool() as samples:
-        samples.add(read_pairs(shard.url, shard.name, run.storage, "txt", engine.limits))
-        for rows in segment(samples.keys, 8, 0, 0).batches:
-            ((image, text),) = load_batch(engine, samples, rows.tolist()).states
-            values = {name: p.clone().requires_grad_() for name, p in engine.towers.parameters.items()}
-            s = contrastive.logits(*engine.towers.embed(values, image, text), engine.towers.scale)
-            for term in contrastive.positive(s):
-                gradient = torch.autograd.grad(term, list(values.values()), retain_graph=True)
-                row = project.project(dict(zip(values, gradient, strict=True)))
-                expected += torch.outer(row, row)
-    torch.testing.assert_close(partial, expected, rtol=1e-8, atol=1e-11)
 
 
 def test_frozen_biases_leave_only_matrices(corpus: Path) -> None:
