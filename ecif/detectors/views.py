@@ -23,27 +23,22 @@ class Change:
 
     Attributes:
         image_BB: s dU V^T, the image embeddings alone. text_BB: s U dV^T, those of the captions.
-        scale_BB: ds U V^T, the logit scale; zero unless it is trained.
+        scale_BB: ds U V^T, the logit scale; 0 unless it is trained. whole_BB: dS, their sum.
     """
 
     image_BB: Tensor
     text_BB: Tensor
-    scale_BB: Tensor
-
-    @property
-    def whole_BB(self) -> Tensor:
-        """dS."""
-        return self.image_BB + self.text_BB + self.scale_BB
+    scale_BB: Tensor | float
+    whole_BB: Tensor
 
     @classmethod
     def of(cls, batch: Embedded, direction: int) -> Change:
         """The change along direction number `direction` of the batch."""
-        u_BD, v_BD = batch.u_BD, batch.v_BD
-        return cls(
-            contrastive.logits(batch.du_RBD[direction], v_BD, batch.scale),
-            contrastive.logits(u_BD, batch.dv_RBD[direction], batch.scale),
-            contrastive.logits(u_BD, v_BD, batch.dscale_R[direction]),
-        )
+        u_BD, v_BD, dscale = batch.u_BD, batch.v_BD, batch.dscale_R[direction]
+        image_BB = contrastive.logits(batch.du_RBD[direction], v_BD, batch.scale)
+        text_BB = contrastive.logits(u_BD, batch.dv_RBD[direction], batch.scale)
+        scale_BB = contrastive.logits(u_BD, v_BD, dscale) if dscale else 0.0
+        return cls(image_BB, text_BB, scale_BB, image_BB + text_BB + scale_BB)
 
 
 @dataclass(frozen=True, slots=True)
