@@ -291,7 +291,8 @@ class Rows:
     def shard(self, rows: np.ndarray) -> ShardView:
         """The view of the pairs at `rows`, after all batches."""
         picked = torch.from_numpy(rows)
-        gradients = {role: total[picked] for role, total in self.gradients.items()}
+        device = self.embedded.u_BD.device
+        gradients = {role: total[picked].to(device) for role, total in self.gradients.items()}
         return ShardView(
             self.embedded.u_BD[picked], self.embedded.v_BD[picked], self.settings.seed, gradients=gradients
         )
@@ -299,9 +300,9 @@ class Rows:
     def relative(self, rows: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> RelativeView:
         """Lengths for the pairs at `rows`, whose influence by role is given; after all batches."""
         columns = own = squares = None
-        picked = torch.from_numpy(rows)
+        picked, device = torch.from_numpy(rows), self.embedded.u_BD.device
         if self.gradients and self.sources.fit is not None:
-            a_NK, b_NK = (self.gradients[role][picked] for role in ("positive", "negative"))
+            a_NK, b_NK = (self.gradients[role][picked].to(device) for role in ("positive", "negative"))
             columns = Columns.exact(a_NK, b_NK, self.sources.fit.curvature)
             own = relative.self_influence(a_NK, b_NK, self.sources.fit.curvature)
         if (along := self._along("inverse", picked)) is not None:
@@ -311,8 +312,8 @@ class Rows:
         if (along := self._along("raw", picked)) is not None:
             squares = relative.probed_squares(along.sum(1))
         return RelativeView(
-            torch.from_numpy(positive[rows]),
-            torch.from_numpy(negative[rows]),
+            torch.from_numpy(positive[rows]).to(device),
+            torch.from_numpy(negative[rows]).to(device),
             self.sources.norm,
             columns,
             own,
@@ -322,7 +323,7 @@ class Rows:
     def _along(self, kind: str, picked: Tensor) -> Tensor | None:
         """Derivatives of both roles along the probes of a kind, (P, 2, n)."""
         found = [part[:, picked] for name, part in self.derivatives.items() if name.startswith(f"{kind}/")]
-        return torch.stack(found) if found else None
+        return torch.stack(found).to(self.embedded.u_BD.device) if found else None
 
     def _add_derivatives(self, name: str, picked: Tensor, s_BB: Tensor, ds_BB: Tensor) -> None:
         exact = self.settings.negative_role == "exact"

@@ -161,7 +161,7 @@ def score_frame(
             gradients = None
             if sources.projection is not None:
                 gradients = open_files.enter_context(gradients_of(run, engine, shard, found, sources.projection))
-            captions = torch.tensor(found.captions)
+            captions = torch.tensor(found.captions, device=engine.towers.device)
             rows = Rows(run.settings, sources, found.embedded, found.others, captions, gradients)
             columns, places, statuses = score_rows(rows, [pair.key for pair in found.pairs])
         if sources.wanted.index:
