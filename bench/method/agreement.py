@@ -32,6 +32,7 @@ HEAD = ("variant", "Spearman", "slope", "LDS, validation loss [95 %]", "LDS, sin
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Sizes of the study."""
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
+    parser.add_argument("--rows", nargs="+", default=[], help="of these tables only the variants that begin like this")
     parser.add_argument("--singles", type=int, default=64, help="pairs left out, one at a time, for each seed")
     parser.add_argument("--subsets", type=int, default=48, help="random halves retrained for each seed")
 
@@ -55,6 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
     trained: dict[Spec, list[Case]] = {}
     for name in arguments.tables:
         spec, variants, left_out, halves = studies[name]
+        if arguments.rows:
+            variants = {title: one for title, one in variants.items() if title.startswith(tuple(arguments.rows))}
         if spec not in trained:
             trained[spec] = of_seeds(spec, source, arguments, store)
         table(name, trained[spec], variants, left_out, halves, pairs=name not in alone)
