@@ -106,7 +106,7 @@ def test_the_partial_is_the_gram_of_autograds_per_sample_gradients(corpus: Path,
                 gradient = torch.autograd.grad(term, list(values.values()), retain_graph=True)
                 row = project.project(dict(zip(values, gradient, strict=True)))
                 expected += torch.outer(row, row)
-    torch.testing.assert_close(partial, expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(partial, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_the_direction_solves_the_damped_system(corpus: Path) -> None:
