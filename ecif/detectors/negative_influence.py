@@ -2,11 +2,10 @@
 
 from torch import Tensor
 
-from ecif import contrastive
+from ecif import influence
 from ecif.detectors.views import BatchView
 
 
 def compute(view: BatchView) -> Tensor:
     """(B,): derivative of NegX_n, or of Neg_n for the first-order role, along w."""
-    derivative = contrastive.d_negative_exact if view.negative_role == "exact" else contrastive.d_negative
-    return derivative(view.s_BB, view.changes["influence"].whole_BB)
+    return influence.negative_influence(view.terms("influence"))

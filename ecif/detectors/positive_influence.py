@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from ecif import contrastive
+from ecif import influence
 from ecif.detectors.views import BatchView
 
 
 def compute(view: BatchView) -> Tensor:
     """(B,): derivative of Pos_n along w."""
-    return contrastive.d_positive(view.s_BB, view.changes["influence"].whole_BB)
+    return influence.positive_influence(view.terms("influence"))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ecif import contrastive
 from ecif.curvature import Curvature
-from ecif.influence import Embedded, NegativeRole
+from ecif.influence import BatchTerms, Embedded, NegativeRole
 from ecif.relative import Columns, SquaredNorms
 
 
@@ -74,6 +74,10 @@ class BatchView:
     curvature: Curvature | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
     validation_VK: Tensor | None = None
+
+    def terms(self, direction: str) -> BatchTerms:
+        """What both roles are differentiated from along the named direction."""
+        return BatchTerms(self.s_BB, self.changes[direction].whole_BB, self.scale, self.negative_role)
 
 
 @dataclass(frozen=True, slots=True)

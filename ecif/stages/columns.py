@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ecif import contrastive, detectors, relative
+from ecif import detectors, relative
 from ecif.detectors import Need
 from ecif.detectors.views import BatchView, Change, Checkpoint, RelativeView, ShardView
 from ecif.errors import UsageError
 from ecif.gradients import Role, projected_gradients
-from ecif.influence import Embedded
+from ecif.influence import BatchTerms, Embedded, negative_influence, positive_influence
 from ecif.inventory import Shard
 from ecif.logra import Projection
 from ecif.relative import Columns
@@ -114,9 +114,8 @@ def load_sources(run: Run, engine: Engine) -> Sources:
     directions: dict[str, Parameters] = {
         "influence": fitted.load_by_parameter(layout.direction(run.fit_key), run, engine)
     }
-    gradient = fitted.load_by_parameter(layout.gradient(run.fit_key), run, engine)
     if "direction:gradient" in wanted.needs:
-        directions["gradient"] = gradient
+        directions["gradient"] = fitted.load_by_parameter(layout.gradient(run.fit_key), run, engine)
     for column, other in run.other_fits().items():
         fitted.load_facts(other, engine)
         name = {"if_ekfac": "ekfac", "trak": "trak"}[column]
@@ -130,7 +129,7 @@ def load_sources(run: Run, engine: Engine) -> Sources:
     embedders: list[Embedder] = []
     scales: list[float] = []
     if "stepped" in wanted.needs:
-        embedder, scale = _after_a_step(engine, gradient)
+        embedder, scale = _after_a_step(engine, fitted.load_by_parameter(layout.gradient(run.fit_key), run, engine))
         embedders.append(embedder)
         scales.append(scale)
     if "checkpoints" in wanted.needs:
@@ -326,9 +325,8 @@ class Rows:
         return torch.stack(found).to(self.embedded.u_BD.device) if found else None
 
     def _add_derivatives(self, name: str, picked: Tensor, s_BB: Tensor, ds_BB: Tensor) -> None:
-        exact = self.settings.negative_role == "exact"
-        d_negative = contrastive.d_negative_exact if exact else contrastive.d_negative
-        both = torch.stack([contrastive.d_positive(s_BB, ds_BB), d_negative(s_BB, ds_BB)]).double().cpu()
+        terms = BatchTerms(s_BB, ds_BB, self.embedded.scale, self.settings.negative_role)
+        both = torch.stack([positive_influence(terms), negative_influence(terms)]).double().cpu()
         total = self.derivatives.setdefault(name, torch.zeros(2, len(self.embedded.u_BD), dtype=torch.float64))
         total[:, picked] += both / self.settings.segmentations
 
