@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import tarfile
@@ -36,13 +37,18 @@ class Bucket:
 
     def client(self) -> Any:
         """A plain S3 client, for what `Storage` does not do."""
-        return botocore.session.get_session().create_client(
-            "s3",
-            endpoint_url=self.options["endpoint_url"],
-            aws_access_key_id=self.options["key"],
-            aws_secret_access_key=self.options["secret"],
-            region_name="us-east-1",
-        )
+        return _client(self.options["endpoint_url"], self.options["key"], self.options["secret"])
+
+
+@functools.cache  # making one takes longer than most tests
+def _client(endpoint: str, key: str, secret: str) -> Any:
+    return botocore.session.get_session().create_client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        region_name="us-east-1",
+    )
 
 
 @pytest.fixture(scope="session")

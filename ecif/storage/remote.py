@@ -1,9 +1,9 @@
-"""Everything that is not a local path, through fsspec: listing, and publishing whole objects.
+"""Object stores other than S3, and web servers, through what fsspec offers for all of them.
 
-Object storage has no rename, and a writer that fails inside `open(..., "wb")` publishes what it has; so only
-whole objects are put, from memory or from a local file. Exclusive creation (`If-None-Match`) is asked for but
-not relied on, since servers ignore it: after every put the object is looked at again. Two writers of different
-content on a server without it: the last one stays, and the first one that looks afterwards is told.
+A writer that fails inside fsspec's `open(..., "wb")` publishes what it has; so what is written goes to a temporary
+file of this machine first, and is put whole. Exclusive creation is asked for but not relied on: after every put the
+object is looked at again. Two writers of different content on a store without it: the last one stays, and the first
+one that looks afterwards is told.
 """
 
 from __future__ import annotations
@@ -11,32 +11,33 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import fsspec
 
 from ecif.errors import ConflictError, MissingFileError, StorageError, UsageError
+from ecif.storage.disk import FileWriter
 from ecif.storage.faults import retrying
-from ecif.storage.reading import Reader
-from ecif.storage.types import A_DIRECTORY, COPY_BYTES, TAKEN, FileInfo, Published, is_temporary, open_source
+from ecif.storage.reading import FileReader, check_expected
+from ecif.storage.secrets import redact
+from ecif.storage.types import A_DIRECTORY, COPY_BYTES, TAKEN, FileInfo, Published, is_temporary
 from ecif.storage.urls import OBJECT_STORES, READ_ONLY, scheme_of
 
 # One range request per block. Latency is hidden well above 8 MiB; a reader holds one or two blocks.
 READ_BLOCK = 16 * 2**20
-# Parts of an upload: S3 allows 10,000, hence 312 GiB an object; above twice this size an upload has parts.
-PART_BYTES = 32 * 2**20
-# Parts that travel at the same time; each is held in memory.
-PARTS_AT_ONCE = 2
 
 _TAGS = ("ETag", "etag", "md5Hash", "Content-MD5", "LastModified", "Last-Modified", "last_modified", "mtime", "created")
 
 
 def filesystem(url: str, options: Mapping[str, Any]) -> Any:
-    """The fsspec file system of `url`; fsspec keeps one per process and set of options."""
+    """The fsspec file system of `url`; fsspec keeps one per process and set of options.
+
+    Raises:
+        UsageError: an option is wrong, or a package is missing.
+    """
     scheme = scheme_of(url)
     per_scheme = bool(options) and all(isinstance(value, Mapping) for value in options.values())
     if per_scheme and set(options) <= OBJECT_STORES | READ_ONLY | {"memory"}:
@@ -46,54 +47,186 @@ def filesystem(url: str, options: Mapping[str, Any]) -> Any:
     if scheme == "s3":
         # A cached listing would hide what another machine has just finished.
         chosen.setdefault("use_listings_cache", False)
-        once = {"total_max_attempts": 1, "mode": "standard"}
-        given = chosen.get("config_kwargs") or {}
-        chosen["config_kwargs"] = {"retries": once, "connect_timeout": 10, "read_timeout": 30} | dict(given)
+        # Content-MD5, which is signed and which all servers know, goes with every body; so neither checksums that only
+        # some know are needed, nor another digest of the body in the signature, whether the connection is encrypted
+        # or not.
+        ours = {
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
+            "connect_timeout": 10,
+            "read_timeout": 30,
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+        given = dict(chosen.get("config_kwargs") or {})
+        given["s3"] = {"payload_signing_enabled": False} | dict(given.get("s3") or {})
+        chosen["config_kwargs"] = ours | given
     try:
         fs = fsspec.filesystem(scheme, **chosen)
     except (ImportError, TypeError, ValueError, KeyError) as error:
-        raise UsageError(f"storage of {url}: {error}; check --storage-options and the installed packages") from error
+        problem = f"storage of {url}: {error}; check --storage-options and the installed packages"
+        raise UsageError(redact(problem, options)) from error
     if scheme == "s3":
-        fs.retries = 1  # `faults.retrying` is the one layer
+        fs.retries = 1  # `faults` holds the one layer
     return fs
 
 
-def open_reader(fs: Any, url: str) -> Reader:
-    """A reader in blocks; S3 objects that are replaced meanwhile are noticed by their ETag."""
-    if scheme_of(url) == "memory":  # fsspec would hand out one shared file object with one position
-        data = fs.cat_file(url)
-        return Reader(io.BytesIO(data), url, len(data), patient=False)
-    if scheme_of(url) != "s3" or url.count("/") < 3:  # s3fs asks for itself, but not about a whole bucket
-        info(fs, url)
-    raw = retrying(lambda: fs.open(url, "rb", block_size=READ_BLOCK, cache_type="readahead"))
-    if scheme_of(url) == "s3" and raw.details.get("type") == "directory":
-        raise MissingFileError(A_DIRECTORY, url=url)
-    return Reader(raw, url, raw.size, patient=True)
+class Store:
+    """One store other than S3, or a web server.
+
+    Args:
+        fs: its file system, by `filesystem`.
+        options: storage options, whose secrets are kept out of messages.
+        patience: seconds for which a request is tried again.
+    """
+
+    def __init__(self, fs: Any, options: Mapping[str, Any], patience: float) -> None:
+        self._fs, self._options, self._patience = fs, options, patience
+
+    def open(self, url: str, expect: FileInfo | None) -> FileReader:
+        """See `Storage.open`."""
+        there = self.info(url)
+        check_expected(there, expect)
+        if scheme_of(url) == "memory":  # fsspec would hand out one shared file object with one position
+            data = self._fs.cat_file(url)
+            return FileReader(io.BytesIO(data), url, len(data), self._options, self._patience)
+        raw = self._retrying(lambda: self._fs.open(url, "rb", block_size=READ_BLOCK, cache_type="readahead"))
+        return FileReader(raw, url, there.size, self._options, self._patience)
+
+    def info(self, url: str) -> FileInfo:
+        """Size and tag of one object, by one request."""
+        found = _from_fsspec(url, self._retrying(lambda: self._details(url)))
+        if found is None:
+            raise MissingFileError(A_DIRECTORY, url=url)
+        return found
+
+    def scan(self, folder: str, recursive: bool, first: str) -> Iterator[FileInfo]:
+        """The objects below a directory, sorted; held at once. `first` may be ignored."""
+
+        def ask() -> Iterable[Mapping[str, Any]]:
+            if recursive:
+                found: Iterable[Mapping[str, Any]] = self._fs.find(folder, detail=True).values()
+            else:
+                found = self._fs.ls(folder, detail=True)
+            return found
+
+        return iter(sorted(self._named(folder, self._found(ask, folder)), key=lambda file: file.url))
+
+    def glob(self, pattern: str) -> list[FileInfo]:
+        """The objects that match."""
+        return self._named(pattern, self._found(lambda: self._fs.glob(pattern, detail=True).values(), pattern))
+
+    def create(self, url: str, at_most: int | None, replace: bool) -> Spool:
+        """See `Storage.create`."""
+        return Spool(self, url, at_most, replace, self._options)
+
+    def delete(self, url: str) -> None:
+        """Remove an object; that it is gone already is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            self._retrying(lambda: self._fs.rm_file(url))
+
+    def put(self, url: str, data: bytes | str, published: Published, replace: bool) -> Published:
+        """Put `data` (or a file of that name) whole, unless the same is there.
+
+        Raises:
+            ConflictError: other content has the name.
+        """
+        there = None if replace else self._same(url, published)
+        if there is not None:
+            return _settle(there, url, published)
+        mode = "overwrite" if replace else "create"
+        try:
+            self._retrying(
+                lambda: (
+                    self._fs.pipe_file(url, data, mode=mode)
+                    if isinstance(data, bytes)
+                    else self._fs.put_file(data, url, mode=mode)
+                )
+            )
+        except Exception:
+            # A response that was lost looks like a failure, or like a lost race when the put is repeated.
+            there = self._same(url, published)
+            if there or (there is False and not replace):
+                return _settle(there, url, published)
+            raise
+        if replace:
+            return published
+        there = self._same(url, published)
+        if there is None:
+            raise StorageError("was written without an error, but is not there; check the storage", url=url)
+        return _settle(there, url, published)
+
+    def _same(self, url: str, published: Published) -> bool | None:
+        """Whether the object holds what was published; None when there is no object."""
+        try:
+            there = self.info(url)
+        except (MissingFileError, FileNotFoundError):
+            return None
+        if there.size != published.size:
+            return False
+        digest = hashlib.sha256()
+        with self.open(url, there) as stream:
+            while block := stream.read(COPY_BYTES):
+                digest.update(block)
+        return digest.hexdigest() == published.sha256
+
+    def _retrying(self, action: Callable[[], Any]) -> Any:
+        return retrying(action, self._patience)
+
+    def _details(self, url: str) -> Any:
+        try:
+            return self._fs.info(url)
+        except FileNotFoundError as error:
+            # fsspec's HTTP says "not found" whatever happened; the cause tells.
+            cause = error.__cause__
+            if scheme_of(url) in READ_ONLY and cause and getattr(cause, "status", None) not in (404, 410):
+                raise cause from None
+            raise
+
+    def _found(self, ask: Any, url: str) -> list[Mapping[str, Any]]:
+        if scheme_of(url) in READ_ONLY:
+            raise UsageError(f"{url}: web servers cannot be listed; name the files, or use a brace range")
+        with contextlib.suppress(FileNotFoundError):
+            return list(self._retrying(ask))
+        return []
+
+    def _named(self, asked: str, found: Iterable[Mapping[str, Any]]) -> list[FileInfo]:
+        # fsspec returns names without the scheme (and, for some stores, without the account).
+        inside = str(self._fs._strip_protocol(asked))
+        root = asked[: len(asked) - len(inside.lstrip("/"))]
+        files = []
+        for item in found:
+            name = str(item["name"])
+            if not name.endswith("/") and not is_temporary(name):
+                file = _from_fsspec(root + name.lstrip("/"), item)
+                files += [file] if file is not None else []
+        return files
 
 
-def info(fs: Any, url: str) -> FileInfo:
-    """Size and tag of one object, by one request."""
-    found = _from_fsspec(url, retrying(lambda: _details(fs, url)))
-    if found is None:
-        raise MissingFileError(A_DIRECTORY, url=url)
-    return found
+class Spool(FileWriter):
+    """Collects what is written, in memory or in a temporary file of this machine, and puts it whole at the end."""
+
+    def __init__(self, store: Store, url: str, at_most: int | None, replace: bool, options: Mapping[str, Any]) -> None:
+        super().__init__(url, at_most, options)
+        self._store, self._replace = store, replace
+
+    def _begin(self) -> None:
+        self._handle, self._temporary = tempfile.mkstemp(prefix="ecif-", suffix=".tmp")
+
+    def _push(self, full: bytearray) -> None:
+        if self._handle is None:
+            self._begin()
+        super()._push(full)
+
+    def _appear(self, rest: memoryview) -> Published:
+        self._rest(rest)
+        data = bytes(rest) if self._temporary is None else self._temporary
+        return self._store.put(self.url, data, self._result(), self._replace)
 
 
-def _details(fs: Any, url: str) -> Any:
-    if scheme_of(url) == "s3":  # s3fs would list as well, to tell a directory from nothing
-        bucket, key, _ = fs.split_path(url)
-        if not key:
-            return {"type": "directory"}
-        head = fs.call_s3("head_object", Bucket=bucket, Key=key)
-        return {"type": "file", "size": head["ContentLength"], "ETag": head.get("ETag", "")}
-    try:
-        return fs.info(url)
-    except FileNotFoundError as error:
-        # fsspec's HTTP says "not found" whatever happened; the cause tells.
-        cause = error.__cause__
-        if scheme_of(url) in READ_ONLY and cause and getattr(cause, "status", None) not in (404, 410):
-            raise cause from None
-        raise
+def _settle(same: bool, url: str, published: Published) -> Published:
+    if not same:
+        raise ConflictError(TAKEN, url=url)
+    return published
 
 
 def _from_fsspec(url: str, found: Mapping[str, Any]) -> FileInfo | None:
@@ -106,159 +239,3 @@ def _from_fsspec(url: str, found: Mapping[str, Any]) -> FileInfo | None:
     if isinstance(tag, datetime):
         tag = tag.timestamp()
     return FileInfo(url, size, str(tag).removeprefix("W/").strip('"'))
-
-
-def listing(fs: Any, folder: str, recursive: bool) -> list[FileInfo]:
-    """The objects below a directory; empty when it does not exist."""
-
-    def ask() -> Iterable[Mapping[str, Any]]:
-        if recursive:
-            return cast(Iterable[Mapping[str, Any]], fs.find(folder, detail=True).values())
-        return cast(Iterable[Mapping[str, Any]], fs.ls(folder, detail=True))
-
-    return _named(fs, folder, _found(ask, folder))
-
-
-def glob(fs: Any, pattern: str) -> list[FileInfo]:
-    """The objects that match."""
-    return _named(fs, pattern, _found(lambda: fs.glob(pattern, detail=True).values(), pattern))
-
-
-def _found(ask: Any, url: str) -> list[Mapping[str, Any]]:
-    if scheme_of(url) in READ_ONLY:
-        raise UsageError(f"{url}: web servers cannot be listed; name the files, or use a brace range")
-    with contextlib.suppress(FileNotFoundError):
-        return list(retrying(ask))
-    return []
-
-
-def _named(fs: Any, asked: str, found: Iterable[Mapping[str, Any]]) -> list[FileInfo]:
-    # fsspec returns names without the scheme (and, for some stores, without the account).
-    inside = str(fs._strip_protocol(asked))
-    root = asked[: len(asked) - len(inside.lstrip("/"))]
-    files = []
-    for item in found:
-        name = str(item["name"])
-        if not name.endswith("/") and not is_temporary(name):
-            file = _from_fsspec(root + name.lstrip("/"), item)
-            files += [file] if file is not None else []
-    return files
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    published: Published
-    etag: str  # what S3 will say, unless the bucket encrypts with its own keys
-
-
-def publish(fs: Any, url: str, data: bytes | Path, replace: bool) -> Published:
-    """See `Storage.publish`."""
-    part = part_bytes(len(data) if isinstance(data, bytes) else data.stat().st_size)
-    measured = _measure(data, part)
-    if not replace:
-        there = _agrees(fs, url, data, measured)
-        if there is not None:
-            return _settle(there, url, measured)
-    try:
-        retrying(lambda: _put(fs, url, data, part, replace))
-    except Exception:
-        # A response that was lost looks like a failure, or like a lost race when the put is repeated.
-        there = _agrees(fs, url, data, measured)
-        if there or (there is False and not replace):
-            return _settle(there, url, measured)
-        raise
-    if not replace:
-        there = _agrees(fs, url, data, measured)
-        if there is None:
-            raise StorageError("was written without an error, but is not there; check the storage", url=url)
-        return _settle(there, url, measured)
-    return measured.published
-
-
-def _settle(same: bool, url: str, measured: _Measured) -> Published:
-    if not same:
-        raise ConflictError(TAKEN, url=url)
-    return measured.published
-
-
-def _put(fs: Any, url: str, data: bytes | Path, part: int, replace: bool) -> None:
-    if scheme_of(url) == "s3":
-        extra: dict[str, Any] = {"chunksize": part, "max_concurrency": PARTS_AT_ONCE}
-        modes = ("overwrite",) if replace else ("create", "overwrite")
-    else:
-        extra = {}
-        modes = ("overwrite",) if replace else ("create",)
-    for mode in modes:
-        try:
-            if isinstance(data, bytes):
-                fs.pipe_file(url, data, mode=mode, **extra)
-            else:
-                fs.put_file(str(data), url, mode=mode, **extra)
-            return
-        except OSError as error:
-            if not (mode != modes[-1] and _is_unsupported(error)):
-                raise
-
-
-def _is_unsupported(error: OSError) -> bool:
-    cause = getattr(error.__cause__, "response", None) or {}
-    return (cause.get("Error") or {}).get("Code") in ("NotImplemented", "501")
-
-
-def part_bytes(size: int) -> int:
-    """The size of the parts of an upload, at most 10,000."""
-    return max(PART_BYTES, -(-size // 10_000))
-
-
-def _measure(data: bytes | Path, part: int) -> _Measured:
-    sha, size = hashlib.sha256(), 0
-    whole, parts, current = _md5(), [], _md5()
-    with open_source(data) as source:
-        while block := source.read(min(COPY_BYTES, part - size % part)):
-            for digest in (sha, whole, current):
-                digest.update(block)
-            size += len(block)
-            if size % part == 0:
-                parts.append(current.digest())
-                current = _md5()
-    if size % part:
-        parts.append(current.digest())
-    if size < 2 * part:
-        etag = whole.hexdigest()
-    else:
-        etag = f"{hashlib.md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(parts)}"
-    return _Measured(Published(size, sha.hexdigest()), etag)
-
-
-def _md5() -> Any:
-    return hashlib.md5(usedforsecurity=False)
-
-
-def _agrees(fs: Any, url: str, data: bytes | Path, measured: _Measured) -> bool | None:
-    """Whether the object is the same as `data`; None when there is no object.
-
-    The ETag answers for a plain S3 object; otherwise the object is read back.
-    """
-    try:
-        there = info(fs, url)
-    except (MissingFileError, FileNotFoundError):
-        return None
-    if there.size != measured.published.size:
-        return False
-    if scheme_of(url) == "s3" and there.etag == measured.etag:
-        return True
-    with open_reader(fs, url) as old, open_source(data) as new:
-        return _same_bytes(cast(IO[bytes], old), new)
-
-
-def _same_bytes(one: IO[bytes], other: IO[bytes]) -> bool:
-    while (block := one.read(COPY_BYTES)) == other.read(COPY_BYTES):
-        if not block:
-            return True
-    return False
-
-
-def delete(fs: Any, url: str) -> None:
-    """Remove an object; that it is gone already is fine."""
-    with contextlib.suppress(FileNotFoundError):
-        retrying(lambda: fs.rm_file(url))

@@ -5,15 +5,21 @@ from __future__ import annotations
 import http.client
 import http.server
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
 
-# What happens to one request. A number is the status of an answer that the server never sees.
-#   "lost": the server does it, the answer never arrives         "cut": half of the answer's body arrives
-#   "stale": bodies end at byte CUT of the object, in good order "unconditional": If-None-Match is ignored
-Fault = int | str | None
+# What happens to one request. A number, or a number and a code, is the status of an answer; the server does not see
+# the request.
+#   "lost": the server does it, the answer never arrives         "dropped": it never arrives at the server
+#   "cut": half of the answer's body arrives                     "stale": bodies end at byte CUT, in good order
+#   "unconditional": If-None-Match and If-Match are ignored      "stall": nothing is said for STALL seconds
+#   "whole": Range is ignored, too
+Fault = int | tuple[int, str] | str | None
 CUT = 50_000
+STALL = 0.5
 
 # Headers that the proxy writes itself.
 _OWN = ("content-length", "connection", "transfer-encoding", "date", "server")
@@ -21,15 +27,42 @@ _OWN = ("content-length", "connection", "transfer-encoding", "date", "server")
 
 @dataclass
 class Proxy:
-    """Where it listens, the requests it saw (`PUT /bucket/key`), and the rule for what goes wrong."""
+    """Where it listens, what it saw, and the rules for what goes wrong.
+
+    `rule` is asked with method and path, `on` with the name of the operation, such as `UploadPart`; the first that says
+    something counts. `seen` has lines such as `PUT /bucket/key`, `done` names of operations, before rules are asked.
+    """
 
     url: str
     rule: Callable[[str, str], Fault] = lambda method, path: None
+    on: Callable[[str], Fault] = lambda operation: None
     seen: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    sent: int = 0  # bytes of bodies of answers
+
+    def reset(self) -> None:
+        """Forget what was seen, and all rules."""
+        self.rule, self.on = lambda method, path: None, lambda operation: None
+        self.sent = 0
+        self.seen.clear()
+        self.done.clear()
 
     def count(self, start: str) -> int:
         """Requests that begin with `start`."""
         return sum(line.startswith(start) for line in self.seen)
+
+
+def operation(method: str, path: str) -> str:
+    """What S3 calls a request."""
+    parts, query = urlsplit(path), parse_qs(urlsplit(path).query, keep_blank_values=True)
+    if "uploads" in query:
+        return "CreateMultipartUpload" if method == "POST" else "ListMultipartUploads"
+    if "uploadId" in query:
+        names = {"PUT": "UploadPart", "POST": "CompleteMultipartUpload", "DELETE": "AbortMultipartUpload"}
+        return names.get(method, "ListParts")
+    if method == "GET" and not parts.path.strip("/").partition("/")[2]:
+        return "ListObjectsV2"
+    return {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject", "DELETE": "DeleteObject"}[method]
 
 
 @contextmanager
@@ -44,13 +77,22 @@ def proxied(upstream: str) -> Iterator[Proxy]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path = self.path.split("?")[0]
             proxy.seen.append(f"{self.command} {path}")
-            fault = proxy.rule(self.command, path)
+            proxy.done.append(operation(self.command, self.path))
+            fault = proxy.rule(self.command, path) or proxy.on(operation(self.command, self.path))
             if isinstance(fault, int):
-                self._answer(fault, {"Content-Type": "application/xml"}, _error(fault))
+                fault = (fault, _CODES[fault])
+            if isinstance(fault, tuple):
+                text = f"<Error><Code>{fault[1]}</Code><Message>{fault[1]} by the proxy</Message></Error>"
+                self._answer(fault[0], {"Content-Type": "application/xml"}, text.encode())
+                return
+            if fault in ("dropped", "stall"):
+                time.sleep(STALL if fault == "stall" else 0)
+                self.close_connection = True
                 return
             headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-            if fault == "unconditional":
-                headers.pop("If-None-Match", None)
+            if fault in ("unconditional", "whole"):
+                ignored = ("If-None-Match", "If-Match", *(("Range",) if fault == "whole" else ()))
+                headers = {name: value for name, value in headers.items() if name not in ignored}
             connection = http.client.HTTPConnection(address)
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
@@ -75,7 +117,8 @@ def proxied(upstream: str) -> Iterator[Proxy]:
             self.send_header("Content-Length", length)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(data[: len(data) // 2] if cut else data)
+                self.wfile.write(data[: (len(data) + 1) // 2] if cut else data)
+                proxy.sent += len(data)
             self.close_connection = self.close_connection or cut
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _forward
@@ -83,9 +126,13 @@ def proxied(upstream: str) -> Iterator[Proxy]:
         def log_message(self, *args: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that went away is no news."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         proxy = Proxy(f"http://127.0.0.1:{server.server_address[1]}")
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
             yield proxy
@@ -94,6 +141,4 @@ def proxied(upstream: str) -> Iterator[Proxy]:
             thread.join()
 
 
-def _error(status: int) -> bytes:
-    code = {403: "AccessDenied", 500: "InternalError", 501: "NotImplemented", 503: "SlowDown"}[status]
-    return f"<Error><Code>{code}</Code><Message>{code} by the proxy</Message></Error>".encode()
+_CODES = {403: "AccessDenied", 429: "TooManyRequests", 500: "InternalError", 501: "NotImplemented", 503: "SlowDown"}

@@ -31,7 +31,7 @@ def test_read(root: str) -> None:
         assert stream.read() == b""
         stream.seek(0)
         buffer = bytearray(7)
-        assert stream.readinto(buffer) == 7  # type: ignore[attr-defined]
+        assert stream.readinto(buffer) == 7
         assert bytes(buffer) == data[:7]
     with pytest.raises(ValueError, match="closed"):
         stream.read(1)
@@ -81,12 +81,50 @@ def test_a_replaced_file_has_another_tag(root: str) -> None:
 
 def test_a_file_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
-    path.write_bytes(b"x" * 300_000)
+    path.write_bytes(b"x" * 3_000_000)
     with Storage().open(str(path)) as stream:
         assert len(stream.read(1000)) == 1000
-        os.truncate(path, 200_000)
-        with pytest.raises(StorageError, match=r"a\.tar: ended after 200000 of 300000 bytes"):
+        os.truncate(path, 2_000_000)
+        with pytest.raises(StorageError, match=r"a\.tar: ended after 2000000 of 3000000 bytes"):
             stream.read()
+
+
+def test_a_file_that_is_written_to_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"x" * 3_000_000)
+    with Storage().open(str(path)) as stream:
+        stream.read(1000)
+        path.write_bytes(b"y" * 3_000_000)
+        os.utime(path, ns=(1, 1))
+        with pytest.raises(StorageError, match=r"a\.tar: was replaced while it was read"):
+            stream.read()
+
+
+def test_a_file_that_is_not_the_one_that_was_listed(root: str) -> None:
+    storage = Storage()
+    url = join(root, "a")
+    storage.publish(url, b"one")
+    listed = storage.info(url)
+    with storage.open(url, expect=listed) as stream:
+        assert stream.read() == b"one"
+    storage.publish(url, b"two", replace=True)
+    with pytest.raises(InputError, match=r"a: has changed since the inventory \(another tag\)"):
+        storage.open(url, expect=listed)
+    storage.publish(url, b"three", replace=True)
+    with pytest.raises(InputError, match=r"a: has changed since the inventory \(5 bytes instead of 3\)"):
+        storage.open(url, expect=listed)
+
+
+def test_bytes_that_are_known(root: str) -> None:
+    storage = Storage()
+    url = join(root, "a")
+    known = storage.publish(url, b"one")
+    assert storage.read_marked(url, known.size, known.sha256) == b"one"
+    with pytest.raises(InputError, match="has 3 bytes, but 4 were recorded"):
+        storage.read_marked(url, 4, known.sha256)
+    storage.publish(url, b"two", replace=True)
+    with pytest.raises(InputError, match="another SHA-256"):
+        storage.read_marked(url, known.size, known.sha256)
 
 
 def test_a_fifo_is_no_file(tmp_path: Path) -> None:

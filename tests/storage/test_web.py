@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from ecif.errors import StorageError
-from ecif.storage import Storage, faults
+from ecif.storage import Storage
 
 
 class _Web(http.server.SimpleHTTPRequestHandler):
@@ -75,8 +75,8 @@ def test_reading_from_a_web_server(web: tuple[str, type[_Web]]) -> None:
     assert not storage.exists(f"{base}/b.tar")
 
 
-def test_a_passing_failure_is_bridged(web: tuple[str, type[_Web]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "WAITS", (0.0,) * 4)
+@pytest.mark.usefixtures("rushing")
+def test_a_passing_failure_is_bridged(web: tuple[str, type[_Web]]) -> None:
     base, handler = web
     handler.files = {"/a.tar": os.urandom(70_000)}
     handler.faults = [503, "cut", 500, "cut"]
@@ -84,17 +84,15 @@ def test_a_passing_failure_is_bridged(web: tuple[str, type[_Web]], monkeypatch: 
     assert handler.faults == []
 
 
+@pytest.mark.usefixtures("rushing")
 @pytest.mark.parametrize("fault", [503, "cut"])
-def test_a_lasting_failure_is_one_of_storage(
-    web: tuple[str, type[_Web]], monkeypatch: pytest.MonkeyPatch, fault: int | str
-) -> None:
-    monkeypatch.setattr(faults, "WAITS", (0.0,) * 4)
+def test_a_lasting_failure_is_one_of_storage(web: tuple[str, type[_Web]], fault: int | str) -> None:
     base, handler = web
     handler.files = {"/a.tar": os.urandom(70_000)}
     handler.faults = [fault] * 1000
     with pytest.raises(StorageError, match=r"a\.tar: cannot read"):
         Storage().read_bytes(f"{base}/a.tar")
-    assert len([line for line in handler.asked if line.startswith("GET")]) == 5
+    assert 5 < len([line for line in handler.asked if line.startswith("GET")]) < 100
 
 
 def test_a_refusal_is_final_and_not_absence(web: tuple[str, type[_Web]]) -> None:
@@ -106,8 +104,8 @@ def test_a_refusal_is_final_and_not_absence(web: tuple[str, type[_Web]]) -> None
     assert [line for line in handler.asked if line.startswith("GET")] == ["GET /a.tar"]
 
 
-def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "WAITS", (0.0,) * 2)
+@pytest.mark.usefixtures("rushing")
+def test_a_server_that_is_not_there() -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), _Web) as server:
         port = server.server_address[1]
     with pytest.raises(StorageError, match="cannot read"):
