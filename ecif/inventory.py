@@ -1,29 +1,31 @@
 """What the corpus was when it was first looked at: one record per shard, never changed afterwards.
 
-The inventory grows by files (`_ecif/inventory/000000.json`, `000001.json`, ...): each holds only shards that none
-before it lists, so arrivals extend it and nothing is rewritten. A listed shard that changed is refused: its scores
-would belong to other bytes. Taking it costs one listing per directory and one small file per shard
-(`_stats.json`), or a pass over the tar's headers where that is missing.
+The inventory grows by files (`_ecif/inventory/000000-DIGEST.json`, `000001-DIGEST.json`, ...): each holds only shards
+that none before it lists, so arrivals extend it and nothing is rewritten. Two writers that take the same number write
+two files, since the names hold digests of the contents, so neither can lose what the other lists; a shard that both
+list has the same facts in both. A listed shard that changed is refused: its scores would belong to other bytes. Taking
+it costs one listing per directory and one small file per shard (`_stats.json`), or a pass over the tar's headers where
+that is missing.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import posixpath
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ecif.errors import BadTarError, ConflictError, InputError, MissingFileError, StorageError, UsageError
 from ecif.layout import Layout
 from ecif.shards.tar import count_samples
-from ecif.sources import Expansion, Found
+from ecif.sources import Expansion, Found, sidecars_of
 from ecif.storage import FileInfo, Storage, folder_of, is_inside
 
 # Small files that are read at the same time; the waiting is for the network.
 _AT_ONCE = 8
-# Attempts to add a file while others do the same.
-_ROUNDS = 100
 # The smallest sample: one header block and no data.
 _SMALLEST_SAMPLE = 512
 
@@ -37,7 +39,7 @@ class Shard:
         url: where it is.
         size: bytes.
         etag: changes when the file is replaced (see `storage.FileInfo`).
-        samples: how many it holds; None when its headers could not be read to the end.
+        samples: how many it holds; None when its headers could not be read to the end. Not a fact that is relied on.
         parquet: URL of the sidecar beside it, if there is one.
         stats: URL of the `_stats.json` beside it, if there is one.
     """
@@ -49,6 +51,11 @@ class Shard:
     samples: int | None
     parquet: str | None
     stats: str | None
+
+    @property
+    def info(self) -> FileInfo:
+        """The tar as it was: what a reader has to find again."""
+        return FileInfo(self.url, self.size, self.etag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +90,26 @@ def take(expansion: Expansion, layout: Layout, storage: Storage, extra: Mapping[
         InputError: a listed shard has changed since, or a file of the inventory is damaged.
         ConflictError: a name is listed with another URL, or a URL with another name.
         MissingFileError: a shard is gone.
+        StorageError: the storage failed, and not only for single shards.
     """
     _refuse_overlap(expansion, layout)
     known = storage.lookup(_with_sidecars(expansion.shards))
-    counted: dict[str, Shard] = {}
-    for _ in range(_ROUNDS):
-        listed, missing, number = _read(layout, storage)
-        new = _not_listed(expansion.shards, listed, known)
-        if not new:
-            return _inventory(listed, missing | set(expansion.missing))
-        counted |= _describe([found for found in new if found.name not in counted], known, storage)
+    listed, missing, number = _read(layout, storage)
+    new = _not_listed(expansion.shards, listed, known)
+    if new:
+        shards = _describe(new, known, storage)
         record = {
             **extra,
-            "shards": [asdict(counted[found.name]) for found in new],
+            "shards": [asdict(shards[found.name]) for found in new],
             "missing": sorted(expansion.missing),
         }
-        try:
-            storage.publish_json(layout.inventory(number), record)
-        except ConflictError:
-            continue  # another writer took the number: look at what it lists, then take the next
-    raise StorageError(f"does not list what was written to it, in {_ROUNDS} attempts", url=layout.inventories())
+        text = json.dumps(record, sort_keys=True).encode()
+        storage.publish_json(layout.inventory(number, hashlib.sha256(text).hexdigest()[:8]), record)
+        # Read again: others may have listed shards meanwhile, and facts that contradict each other show here.
+        listed, missing, _ = _read(layout, storage)
+        if absent := [found.name for found in new if found.name not in listed]:
+            raise StorageError(f"does not list shard {absent[0]!r}, which was written to it", url=layout.inventories())
+    return _inventory(listed, missing | set(expansion.missing))
 
 
 def load(layout: Layout, storage: Storage) -> Inventory:
@@ -129,15 +136,19 @@ def _read(layout: Layout, storage: Storage) -> tuple[dict[str, Shard], set[str],
     missing: set[str] = set()
     number = 0
     for file in storage.list(layout.inventories(), ".json"):
-        stem = posixpath.basename(file.url).removesuffix(".json")
+        stem = posixpath.basename(file.url).removesuffix(".json").partition("-")[0]
         if not stem.isdecimal():
             raise InputError("is not a file of an inventory; remove it", url=file.url)
         number = max(number, int(stem) + 1)
         listed, gaps = _parse(storage.read_json(file.url), file.url)
         missing |= gaps
         for shard in listed:
-            if shards.setdefault(shard.name, shard) != shard:
-                raise ConflictError(f"lists shard {shard.name!r} again with other facts", url=file.url)
+            before = shards.get(shard.name, shard)
+            known = before.samples if before.samples is not None else shard.samples
+            shards[shard.name] = replace(before, samples=known)
+            if replace(shard, samples=before.samples) != before:
+                problem = f"lists shard {shard.name!r} again with other facts: it changed while two runs looked at it"
+                raise ConflictError(f"{problem}; remove one of the two files of the inventory", url=file.url)
     return shards, missing, number
 
 
@@ -165,13 +176,8 @@ def _refuse_overlap(expansion: Expansion, layout: Layout) -> None:
             raise UsageError(f"the input directory {folder} lies inside the output {layout.root}; choose another --out")
 
 
-def _sidecars(url: str) -> tuple[str, str]:
-    stem = url.removesuffix(".tar")
-    return f"{stem}.parquet", f"{stem}_stats.json"
-
-
 def _with_sidecars(shards: Iterable[Found]) -> list[str]:
-    return [url for found in shards for url in (found.url, *_sidecars(found.url))]
+    return [url for found in shards for url in (found.url, *sidecars_of(found.url))]
 
 
 def _not_listed(asked: Iterable[Found], listed: Mapping[str, Shard], known: Mapping[str, FileInfo]) -> list[Found]:
@@ -199,23 +205,37 @@ def _not_listed(asked: Iterable[Found], listed: Mapping[str, Shard], known: Mapp
 
 
 def _describe(shards: list[Found], known: Mapping[str, FileInfo], storage: Storage) -> dict[str, Shard]:
+    failures: list[StorageError] = []
+
     def describe(found: Found) -> Shard:
         file = known[found.url]
-        parquet, stats = (url if url in known else None for url in _sidecars(found.url))
-        return Shard(found.name, found.url, file.size, file.etag, _samples(file, stats, storage), parquet, stats)
+        parquet, stats = (url if url in known else None for url in sidecars_of(found.url))
+        samples = None
+        # One file that cannot be read is that shard's problem, and the stage that needs it says so. Many in a row
+        # are the storage's.
+        if len(failures) < _AT_ONCE:
+            try:
+                samples = _samples(file, stats, storage)
+                failures.clear()
+            except StorageError as error:
+                failures.append(error)
+        return Shard(found.name, found.url, file.size, file.etag, samples, parquet, stats)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return {shard.name: shard for shard in pool.map(describe, shards)}
+        described = {shard.name: shard for shard in pool.map(describe, shards)}
+    if len(failures) >= _AT_ONCE:
+        raise failures[0]
+    return described
 
 
 def _samples(file: FileInfo, stats: str | None, storage: Storage) -> int | None:
     if stats is not None:
         try:
             record = storage.read_json(stats)
-        except InputError as error:
-            if type(error) is not InputError:  # the storage failed: a later run may succeed
-                raise
-            record = None  # damaged: the headers tell, and `apply` names the sidecar
+        except StorageError:
+            raise
+        except InputError:
+            record = None  # damaged, or gone: the headers tell, and `apply` names the sidecar
         count = record.get("successes") if isinstance(record, dict) else None
         if type(count) is int and 0 <= count <= file.size // _SMALLEST_SAMPLE:
             return count
