@@ -2,7 +2,9 @@
 
 Nothing that a shard holds may stop a run: whatever is missing, broken or too large becomes a status from a closed
 list, one per sample, and is counted. Images are opened by the four decoders named here and no other, because every
-further one is attack surface; sizes are checked before pixels are decoded.
+further one is attack surface; sizes are checked before pixels are decoded. What comes out is what open_clip's own
+data loader gives its transform, that is webdataset's `decode("pilrgb")`: the first frame, converted to RGB before it
+is resized, and not turned as EXIF says.
 """
 
 from __future__ import annotations
@@ -10,9 +12,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ecif.interop import aliases
 from ecif.shards.samples import Sample
 from ecif.shards.tar import Limits
 
@@ -31,6 +36,7 @@ STATUSES = {
     "no_caption": "no caption, or only white space",
     "non_utf8_caption": "the caption is not UTF-8 text",
     "too_large_caption": "the caption, or the .json member that holds it, is larger than the limit",
+    "too_deep_json": "the .json member that holds the caption is nested deeper than the limit",
     "duplicate_key": "the key stands at an earlier sample of the shard, too",
     "duplicate_member": "two members with the same extension",
     "non_finite": "the model's output is not finite",
@@ -40,6 +46,11 @@ STATUSES = {
 # Where a sample has several, open_clip's loader takes the first in this order; gif is our addition.
 IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp", "gif")
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+_PILLOW = r"PIL\."
+_QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)  # how `warnings` notes the filter
+# A string, also one without its end: so that no input makes the search start again and again.
+_JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NOT_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 _OTHER_FORMATS = (b"BM", b"II*\0", b"MM\0*", b"\0\0\1\0", b"8BPS", b"\0\0\0\x0cjP", b"<svg", b"\xff\x0a")
 
 
@@ -48,7 +59,7 @@ class Pair:
     """A pair that can be scored, unless its image turns out not to decode.
 
     Attributes:
-        uid: of the `.json` member, or derived from shard and key.
+        uid: of the `.json` member under any of the names of `interop.aliases`, or derived from shard and key.
         key, index: of the sample.
         image: the undecoded bytes.
         caption: not empty.
@@ -88,8 +99,8 @@ def to_pair(sample: Sample, shard: str, caption: str, limits: Limits = Limits())
         caption: `txt`, or `json:FIELD` for a field of the `.json` member.
     """
     found = {extension: member.data for extension, member in sample.extensions().items()}
-    record = _record(found.get("json"), limits)
-    uid = _uid(record, shard, sample.key)
+    said = record(found.get("json"), limits)
+    uid = aliases.uid(said) or derived_uid(shard, sample.key)
     try:
         if sample.problem is not None:
             raise Undecodable(sample.problem, STATUSES[sample.problem])
@@ -101,14 +112,19 @@ def to_pair(sample: Sample, shard: str, caption: str, limits: Limits = Limits())
         if caption == "txt":
             text = _text(found.get("txt"), limits)
         else:
-            text = _field(found.get("json"), record, caption.removeprefix("json:"), limits)
+            text = _field(found.get("json"), said, caption.removeprefix("json:"), limits)
         return Pair(uid, sample.key, sample.index, bytes(found[extension]), text)
     except Undecodable as refusal:
         return Refused(uid, sample.key, sample.index, refusal.status, refusal.detail)
 
 
+def derived_uid(shard: str, key: str) -> str:
+    """The uid of a sample that brings none."""
+    return hashlib.sha256(f"{shard}/{key}".encode()).hexdigest()[:32]
+
+
 def decode_image(data: bytes, limits: Limits = Limits()) -> Image:
-    """Decode the first frame of an image in its own mode; open_clip's transform converts it to RGB.
+    """Decode the first frame of an image and convert it to RGB, as open_clip's data loader does.
 
     Raises:
         Undecodable: with the status to record.
@@ -116,12 +132,12 @@ def decode_image(data: bytes, limits: Limits = Limits()) -> Image:
     image = open_image(data, limits)
     try:
         image.load()
+        return image.convert("RGB")
     except MemoryError:
         raise
     except Exception as error:
         # Pillow raises almost anything on hostile bytes: OSError, SyntaxError, struct.error, IndexError ...
         raise Undecodable("undecodable_image", f"{type(error).__name__}: {error}") from error
-    return image
 
 
 def open_image(data: bytes, limits: Limits = Limits()) -> Image:
@@ -132,6 +148,10 @@ def open_image(data: bytes, limits: Limits = Limits()) -> Image:
     """
     import PIL.Image
 
+    _quiet_pillow()
+    bomb = PIL.Image.MAX_IMAGE_PIXELS
+    if bomb is not None and limits.pixels > 2 * bomb:
+        PIL.Image.MAX_IMAGE_PIXELS = limits.pixels  # Pillow's own limit must not undercut what was asked for
     try:
         image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
     except PIL.Image.DecompressionBombError as error:
@@ -148,22 +168,40 @@ def open_image(data: bytes, limits: Limits = Limits()) -> Image:
     return image
 
 
-def _record(data: memoryview | None, limits: Limits) -> dict[str, Any]:
-    """The `.json` member as an object; empty when there is none or it is none."""
+def _quiet_pillow() -> None:
+    """Keep Pillow's warnings (odd EXIF, palettes, large images) from the terminal, also under `python -W error`.
+
+    They say nothing that a status does not. The filter is one of the process: `warnings.catch_warnings` is not safe
+    with the threads that decode. Put in front again whenever something else stands there.
+    """
+    if not warnings.filters or warnings.filters[0] != _QUIET:
+        warnings.filterwarnings("ignore", module=_PILLOW)
+
+
+def record(data: memoryview | None, limits: Limits) -> dict[str, Any]:
+    """The `.json` member as an object; empty when there is none, it is none, or it is beyond the limits."""
     if data is None or len(data) > limits.json_bytes:
         return {}
+    raw = bytes(data)
+    if _is_deeper(raw, limits.json_depth):
+        return {}
     try:
-        value = json.loads(bytes(data).decode("utf-8"))
+        value = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def _uid(record: dict[str, Any], shard: str, key: str) -> str:
-    uid = record.get("uid")
-    if isinstance(uid, str) and uid and _is_utf8(uid):
-        return uid
-    return hashlib.sha256(f"{shard}/{key}".encode()).hexdigest()[:32]
+def _is_deeper(raw: bytes, depth: int) -> bool:
+    """Whether brackets are nested deeper, told before anything is parsed."""
+    if raw.count(b"[") + raw.count(b"{") <= depth:
+        return False
+    open_now = 0
+    for bracket in _JSON_STRING.sub(b"", raw).translate(None, _NOT_BRACKETS):
+        open_now += 1 if bracket in b"[{" else -1
+        if open_now > depth:
+            return True
+    return False
 
 
 def _text(data: memoryview | None, limits: Limits) -> str:
@@ -183,6 +221,9 @@ def _field(data: memoryview | None, record: dict[str, Any], field: str, limits: 
     if len(data) > limits.json_bytes:
         raise Undecodable("too_large_caption", f"the .json member has {len(data)} bytes, more than {limits.json_bytes}")
     if not record:
+        if _is_deeper(bytes(data), limits.json_depth):
+            problem = f"the .json member is nested deeper than {limits.json_depth} objects and arrays"
+            raise Undecodable("too_deep_json", problem)
         try:
             str(data, "utf-8")
         except UnicodeDecodeError as error:

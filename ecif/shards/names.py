@@ -18,7 +18,7 @@ def split(name: str) -> tuple[str, str] | None:
     The key is all up to the first dot of the basename, directories included; the extension is the rest, in lower
     case. Names without a dot and metadata (`__*__`, at the top or as the first directory) belong to no sample.
     """
-    if _METADATA.match(name) or ("/" not in name and name.startswith("__") and name.endswith("__")):
+    if name.startswith("__") and (_METADATA.match(name) or ("/" not in name and name.endswith("__"))):
         return None
     match = _NAME.match(name)
     return (match.group(1), match.group(2).lower()) if match else None

@@ -14,7 +14,22 @@ from dataclasses import dataclass
 
 from ecif.errors import BadTarError
 from ecif.shards import names
-from ecif.shards.tar import Limits, Member
+from ecif.shards.tar import Entry, Limits, Member
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a member belongs. Not frozen, because that would triple the cost of making one.
+
+    Attributes:
+        index, key: of the sample, as in `Sample`. extension: of the member, in lower case.
+        first: whether the sample begins with this member.
+    """
+
+    index: int
+    key: str
+    extension: str
+    first: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +72,43 @@ class Sample:
         for member in self.members:
             digest.update(member.raw)
         return digest.hexdigest()
+
+
+def track(
+    entries: Iterable[Entry], limits: Limits = Limits(), url: str = "the tar"
+) -> Iterator[tuple[Entry, Place | None]]:
+    """Say of each member which sample it belongs to, with the rule and the numbers of `group`, and hold nothing.
+
+    Args:
+        entries: of one tar, in its order. limits: only `members_per_sample` counts; bytes are not held.
+        url: the name that errors give the tar.
+
+    Returns:
+        The members, each before the next one is looked for; None beside those that belong to no sample.
+
+    Raises:
+        BadTarError: a sample has more than `limits.members_per_sample` members.
+    """
+    index, current, members = -1, "", 0
+    same = ""  # a name that begins so, with no slash behind it, is of the same sample: `names.split`, but sooner
+    for entry in entries:
+        name = entry.name
+        if same and name.startswith(same) and "/" not in (rest := name[len(same) :]) and entry.is_file:
+            key, extension, first = current, rest.lower(), False
+        else:
+            parts = names.split(name) if entry.is_file else None
+            if parts is None:
+                yield entry, None
+                continue
+            key, extension = parts
+            first = key != current
+            if first:
+                index, current, members = index + 1, key, 0
+                same = "" if key.startswith("__") else f"{key}."
+        members += 1
+        if members > limits.members_per_sample:
+            raise _too_many(key, limits, url, entry)
+        yield entry, Place(index, key, extension, first)
 
 
 def group(members: Iterable[Member], limits: Limits = Limits(), url: str = "the tar") -> Iterator[Sample | Member]:
@@ -110,8 +162,7 @@ class _Open:
             self.behind.append(member)
             return
         if len(self.members) == limits.members_per_sample:
-            problem = f"the sample {self.key!r} has more than {limits.members_per_sample} members; are the keys right?"
-            raise BadTarError(problem, url=url, member=member.name, offset=member.offset)
+            raise _too_many(self.key, limits, url, member)
         self.between += self.behind
         self.behind = []
         self.duplicate |= extension in self.extensions
@@ -124,3 +175,8 @@ class _Open:
         seen.add(self.key)
         yield Sample(self.key, index, tuple(self.members), problem, tuple(self.between))
         yield from self.behind
+
+
+def _too_many(key: str | None, limits: Limits, url: str, member: Member | Entry) -> BadTarError:
+    problem = f"the sample {key!r} has more than {limits.members_per_sample} members; are the keys right?"
+    return BadTarError(problem, url=url, member=member.name, offset=member.offset)
