@@ -4,7 +4,7 @@
 samples leave the tar, their rows leave the table and the counts follow; rows of failed downloads, all columns, types
 and the order stay. Where nothing left, the bytes stay as they were. The table has to be the tar's own: a sample
 without a row, or a successful row without a sample, is an error and not something to guess around. Counts, which
-follow from table and tar, are set right.
+follow from table and tar, are set right. A shard of restored samples has only their rows, and no failures.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 import polars as pl
 
 from ecif.errors import InputError
+from ecif.interop import aliases
+from ecif.shards import apart
 
 SUCCESS = "success"
 
@@ -40,22 +42,13 @@ class Disagreement:
     detail: str
 
 
-def urls(tar: str) -> tuple[str, str]:
-    """Where the sidecars of a tar lie if there are any: parquet and stats."""
-    stem = tar.removesuffix(".tar")
-    return f"{stem}.parquet", f"{stem}_stats.json"
-
-
 def read_parquet(data: bytes, url: str) -> pl.DataFrame:
-    """Load a parquet sidecar.
+    """Load a parquet sidecar, which strangers have made: apart, see `apart`.
 
     Raises:
         InputError: it is not a parquet file.
     """
-    try:
-        return pl.read_parquet(io.BytesIO(data))
-    except Exception as error:  # polars raises its own errors, OSError, and panics derived from neither
-        raise InputError(f"not a parquet file that can be read: {error}", url=url) from error
+    return apart.SHARED.read_parquet(data, url)
 
 
 def read_stats(data: bytes, url: str) -> dict[str, Any]:
@@ -118,13 +111,46 @@ def rewrite_stats(data: bytes, samples: Sequence[Row], rows: int | None, url: st
     by_status = stats.get("status_dict")
     if isinstance(by_status, dict) and SUCCESS in by_status:
         new["status_dict"] = by_status | {SUCCESS: left}
-    if new == stats:
-        return data
-    text = data.decode("utf-8")
+    return data if new == stats else _dumped(new, data)
+
+
+def chosen_parquet(data: bytes, samples: Sequence[Row], url: str) -> bytes:
+    """The rows of the samples that do not leave, and no others: failed downloads go, too.
+
+    Args:
+        data: the file as it is.
+        samples: all samples of the tar, in order.
+
+    Raises:
+        InputError: not a parquet file, or not the table of this tar.
+    """
+    table = read_parquet(data, url)
+    claims = row_of(table, samples, url)
+    rows = sorted({row for row, sample in zip(claims, samples, strict=True) if not sample.removed})
+    buffer = io.BytesIO()
+    table[rows].write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def chosen_stats(data: bytes, samples: int, url: str) -> bytes:
+    """The statistics of so many samples of the tar, without any failure; fields that are not counts stay.
+
+    Raises:
+        InputError: not a JSON object.
+    """
+    stats = read_stats(data, url)
+    counts: dict[str, Any] = {"count": samples, "successes": samples, "status_dict": {SUCCESS: samples}}
+    counts |= dict.fromkeys(("failed_to_download", "failed_to_resize"), 0)
+    return _dumped(stats | {name: value for name, value in counts.items() if name in stats}, data)
+
+
+def _dumped(stats: dict[str, Any], before: bytes) -> bytes:
+    """Statistics in the style of the file that they come from."""
+    text = before.decode("utf-8")
     indent = re.match(r"\s*\{\r?\n( +)", text)
     compact = re.match(r'\s*\{"[^"]*":\S', text)
     return json.dumps(
-        new,
+        stats,
         indent=len(indent.group(1)) if indent else None,
         separators=(",", ":") if compact and not indent else None,
         ensure_ascii=text.isascii(),
@@ -161,46 +187,64 @@ def disagreements(
     return found
 
 
-def _kept_rows(table: pl.DataFrame, samples: Sequence[Row], url: str) -> pl.Series:
-    """(rows,) bool: which rows of the table stay."""
-    column, names = _identities(table, samples, url)
-    values = table[column].cast(pl.String).to_list()
+def row_of(table: pl.DataFrame, samples: Sequence[Row], url: str) -> list[int]:
+    """The row of each sample.
+
+    The n-th row with a name belongs to the n-th sample with it; repeated samples may share the last one. Rows of
+    failed downloads belong to none.
+
+    Args:
+        table: n rows of a parquet sidecar.
+        samples: all samples of the tar, in order.
+
+    Raises:
+        InputError: a sample has no row, or a successful row no sample: it is not the table of this tar.
+    """
+    column, values, names = _identities(table, samples, url)
     has_status = "status" in table.columns
     success = (table["status"].cast(pl.String) == SUCCESS).fill_null(False).to_list() if has_status else None
     places: dict[str, list[int]] = {}
     for row, value in enumerate(values):
-        if success is None or success[row]:
+        if value is not None and (success is None or success[row]):
             places.setdefault(value, []).append(row)
-    kept = [True] * table.height
-    of: dict[str, list[bool]] = {}
-    for name, sample in zip(names, samples, strict=True):
-        of.setdefault(name, []).append(sample.removed)
-    for name, removed in of.items():
-        rows = places.pop(name, [])
-        if not rows:
+    found = []
+    taken: dict[str, int] = {}
+    for name in names:
+        own = places.get(name)
+        if own is None:
             problem = f"the sample {name!r} of the tar has no{' successful' if success else ''} row"
             raise InputError(f"{problem}; is it the table of this tar? ecif lint tells more", url=url)
-        # The n-th row with a name belongs to the n-th sample with it; repeated samples may share the last row.
-        for place, row in enumerate(rows[: len(removed)]):
-            kept[row] = not all(removed[place:] if place == len(rows) - 1 else removed[place : place + 1])
-        if success is not None and len(rows) > len(removed):
-            places[name] = rows[len(removed) :]
-    if success is not None and places:
-        name, (row, *_) = min(places.items(), key=lambda item: item[1])
+        nth = taken.get(name, 0)
+        taken[name] = nth + 1
+        found.append(own[min(nth, len(own) - 1)])
+    # Without statuses, the rows that no sample claims are failed downloads.
+    left = [(own[taken.get(name, 0)], name) for name, own in places.items() if taken.get(name, 0) < len(own)]
+    if success is not None and left:
+        row, name = min(left)
         problem = f"row {row} ({column} {name!r}) is marked {SUCCESS!r} but the tar has no such sample"
         raise InputError(f"{problem}; is it the table of this tar? ecif lint tells more", url=url)
-    # Without statuses, the rows that no sample claims are failed downloads.
-    return pl.Series("kept", kept, dtype=pl.Boolean)
+    return found
 
 
-def _identities(table: pl.DataFrame, samples: Sequence[Row], url: str) -> tuple[str, list[str]]:
-    """The column to match by, and the samples' names in it."""
-    if "key" in table.columns:
+def _kept_rows(table: pl.DataFrame, samples: Sequence[Row], url: str) -> pl.Series:
+    """(rows,) bool: which rows of the table stay."""
+    rows = row_of(table, samples, url)
+    stay = {row for row, sample in zip(rows, samples, strict=True) if not sample.removed}
+    gone = set(rows) - stay
+    return pl.Series("kept", [row not in gone for row in range(table.height)], dtype=pl.Boolean)
+
+
+def _identities(
+    table: pl.DataFrame, samples: Sequence[Row], url: str
+) -> tuple[str, Sequence[str | None], Sequence[str]]:
+    """The column to match by, its values, and the samples' names in it."""
+    if (column := aliases.column("key", table.columns)) is not None:
+        values = table[column].cast(pl.String).to_list()
         names = [sample.key for sample in samples]
         # Tars packed with `tar c ./*` or with directories: the table has the bare names.
-        if any("/" in name for name in names) and not set(names) <= set(table["key"].cast(pl.String).to_list()):
+        if any("/" in name for name in names) and not set(names) <= set(values):
             names = [name.rpartition("/")[2] for name in names]
-        return "key", names
-    if "uid" in table.columns:
-        return "uid", [sample.uid for sample in samples]
+        return column, values, names
+    if (column := aliases.column("uid", table.columns)) is not None:
+        return column, [aliases.as_uid(value) for value in table[column]], [sample.uid for sample in samples]
     raise InputError(f"has neither a 'key' nor a 'uid' column, only {', '.join(table.columns)}", url=url)

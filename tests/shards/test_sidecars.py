@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecif.errors import InputError
-from ecif.shards.sidecars import Row, disagreements, read_parquet, rewrite_parquet, rewrite_stats, urls
+from ecif.shards.sidecars import (
+    Row,
+    chosen_parquet,
+    chosen_stats,
+    disagreements,
+    read_parquet,
+    rewrite_parquet,
+    rewrite_stats,
+)
 
 URL = "00000.parquet"
 
@@ -183,5 +191,28 @@ def test_disagreements_are_named() -> None:
     assert codes([*three, Row("004", "", True)], TABLE, STATS) == []
 
 
-def test_where_sidecars_lie() -> None:
-    assert urls("s3://b/raw/00000.tar") == ("s3://b/raw/00000.parquet", "s3://b/raw/00000_stats.json")
+def test_restored_samples_have_their_rows_and_no_failures() -> None:
+    samples = [Row("003", ""), Row("000", "", True), Row("002", "")]
+    found = read_parquet(chosen_parquet(parquet(TABLE), samples, URL), URL)
+    assert found.equals(TABLE[[2, 3]])
+    assert found.schema == TABLE.schema
+    with pytest.raises(InputError, match="no successful row"):
+        chosen_parquet(parquet(TABLE), [Row("009", "")], URL)
+
+
+def test_a_row_that_samples_share_comes_back_with_any_of_them() -> None:
+    table = pl.DataFrame({"key": ["a"], "status": ["success"]})
+    assert read_parquet(chosen_parquet(parquet(table), [Row("a", "", True), Row("a", "")], URL), URL).equals(table)
+
+
+def test_statistics_of_restored_samples_count_them_and_nothing_else() -> None:
+    found = json.loads(chosen_stats(json.dumps(STATS, indent=2).encode(), 2, "s"))
+    counts = {"count": 2, "successes": 2, "failed_to_download": 0, "status_dict": {"success": 2}}
+    assert found == STATS | counts
+    assert chosen_stats(b'{"duration": 1}', 2, "s") == b'{"duration": 1}'
+
+
+@pytest.mark.parametrize("names", [{"__key__": ["0", "1"]}, {"SAMPLE_ID": [17, 18]}, {"hash": [17.0, 18.0]}])
+def test_columns_under_other_names(names: dict[str, list[Any]]) -> None:
+    table = pl.DataFrame(names | {"TEXT": ["x", "y"]})
+    assert rewritten(table, [Row("0", "17", True), Row("1", "18")])["TEXT"].to_list() == ["y"]
