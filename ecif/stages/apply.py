@@ -1,57 +1,51 @@
 """Write the cleaned shard: the survivors byte for byte, the sidecars, a ledger of what is gone, then the manifest.
 
-One pass over the input tar. The new tar grows in a local temporary file, because no object store can take a part
-of a file back; that costs the shard's size on disk and leaves memory at one sample. Everything written follows from
-the tar, its scores and the decision alone, so a second run, another machine or a writer that was killed half-way
-ends in the same bytes.
+One pass over the input tar, whose members flow into the new tar as they are read: a shard takes neither disk nor more
+memory than a few parts of an upload. What happens to a sample is known at its first member, because the score table
+says it; only entries of a list that name URLs or image digests need a sample's members together, and then one sample is
+held. Everything written follows from the tar, its scores and the decision alone, so a second run, another machine or a
+writer that was killed half-way ends in the same bytes.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import polars as pl
 
-from ecif import ALGO_VERSION, manifest
-from ecif.detectors import facts
-from ecif.errors import ConflictError, InputError, StorageError
+from ecif import ALGO_VERSION, ledger, lists, manifest
+from ecif.errors import ConflictError, InputError
 from ecif.inventory import Shard
 from ecif.layout import Layout
 from ecif.manifest import FileMark, Manifest
-from ecif.selection import Decision, dropped_mask, ranks
+from ecif.selection import Decision
 from ecif.shards import sidecars
 from ecif.shards.decode import OK
-from ecif.shards.samples import Sample, group
-from ecif.shards.sidecars import Row
-from ecif.shards.tar import Limits, TarWriter, read_members
+from ecif.shards.tar import Limits
+from ecif.stages.parting import Parting
 from ecif.storage import FileInfo, Storage
-
-KEEP, DROP, QUARANTINE = "keep", "drop", "quarantine"
-LEDGER = {
-    "key": pl.String,
-    "uid": pl.String,
-    "index": pl.UInt32,
-    "reason": pl.String,  # "policy", or "unscored:<status>"
-    "action": pl.String,
-    "detector": pl.String,
-    "score": pl.Float32,
-    "rank": pl.UInt32,  # 1 = worst of the shard's scored samples
-    "sha256": pl.String,  # of the sample's raw members, as they stood in the tar
-}
+from ecif.verdicts import DENIED, DROP, KEEP, QUARANTINE, judge, read_scores, rows, spared
 
 
-def apply_shard(shard: Shard, decision: Decision, layout: Layout, storage: Storage, scratch: Path) -> Manifest:
+def apply_shard(
+    shard: Shard,
+    decision: Decision,
+    layout: Layout,
+    storage: Storage,
+    limits: Limits = Limits(),
+    *,
+    tar: bool = True,
+) -> Manifest:
     """Write one shard as the decision says, unless its manifest exists.
 
     A shard without survivors gets a ledger and a manifest but no tar and no sidecars. Members that belong to no
     sample are copied where they stand.
 
     Args:
-        scratch: a local directory with room for the shard.
+        limits: what may be held in memory where a list has to look into the samples.
+        tar: False writes neither tar nor sidecars: the survivors are packed afterwards (`pack`). What would keep them
+            from being packed is an error here.
 
     Raises:
         InputError: the tar changed since the inventory, its scores are missing or are not its own, or a sidecar does
@@ -64,29 +58,39 @@ def apply_shard(shard: Shard, decision: Decision, layout: Layout, storage: Stora
             problem = f"this shard was written by decision {finished.decision_key}, not {decision.key}; use a new --out"
             raise ConflictError(problem, url=layout.manifest(shard.name))
         return finished
-    check_unchanged(shard, storage)
-    scores = read_scores(shard, decision, layout, storage)
-    verdicts = judge(scores, decision)
-    with TemporaryDirectory(dir=scratch, prefix="apply-") as folder:
-        copied = _copy(shard, verdicts, storage, Path(folder))
-        parts = _sidecars(shard, verdicts, storage) if copied.counts[KEEP] else {}
-        ledger = _ledger(verdicts, copied.hashes)
-        marks = _publish(shard.name, copied, parts, ledger, layout, storage)
+    scores, scores_mark = read_scores(shard, decision, layout, storage)
+    chosen = lists.read(decision, layout, storage)
+    judged = judge(scores, decision, chosen)
+    with ExitStack() as stack:
+        parting = Parting(shard, judged, chosen, limits, layout, storage, stack, tar=tar)
+        parting.run()
+        verdicts = parting.verdicts()
+        gone = verdicts.filter(pl.col("action") != KEEP).with_columns(sha256=pl.Series(parting.hashes, dtype=pl.String))
+        small = {layout.ledger(shard.name): ("ledger", ledger.write(gone))}
+        # Made even where they are not written: a table of another tar has to fail before a map counts on the shard.
+        beside = _sidecars(shard, verdicts, layout, storage) if parting.counts[KEEP] else {}
+        small |= beside if tar else {}
+        # The small files travel while the tar is completed; only the manifest has to wait for all.
+        with ThreadPoolExecutor(len(small)) as pool:
+            waiting = {kind: pool.submit(_mark, storage, url, data) for url, (kind, data) in small.items()}
+            marks = parting.finish() | {kind: published.result() for kind, published in waiting.items()}
     statuses = dict(sorted(scores["status"].value_counts().iter_rows()))
     done = Manifest(
         shard=shard.name,
         input=FileInfo(shard.url, shard.size, shard.etag),
         samples=scores.height,
-        kept=copied.counts[KEEP],
-        dropped=copied.counts[DROP],
-        quarantined=copied.counts[QUARANTINE],
+        kept=parting.counts[KEEP],
+        dropped=parting.counts[DROP],
+        quarantined=parting.counts[QUARANTINE],
         unscored=scores.height - statuses.get(OK, 0),
         statuses=statuses,
-        files=marks,
+        files=marks | {"scores": scores_mark},
         fit_key=decision.fit_key,
         score_key=decision.score_key,
         decision_key=decision.key,
         algo_version=ALGO_VERSION,
+        denied=int(verdicts["reason"].str.starts_with(DENIED).sum()),
+        spared=spared(scores, decision, verdicts),
     )
     manifest.write(done, layout, storage)
     return done
@@ -104,144 +108,21 @@ def check_unchanged(shard: Shard, storage: Storage) -> None:
         raise InputError(f"{problem}; clean it into a new --out", url=shard.url)
 
 
-def read_scores(shard: Shard, decision: Decision, layout: Layout, storage: Storage) -> pl.DataFrame:
-    """The score table of a shard with the columns that a decision needs, rows in the order of the tar.
-
-    Raises:
-        InputError: it is no score table, or that of another shard. MissingFileError: there is none.
-    """
-    url = layout.scores(decision.score_key, shard.name)
-    columns = ["uid", "key", "shard", "index", "status", facts(decision.detector).column]
-    try:
-        table = pl.read_parquet(io.BytesIO(storage.read_bytes(url)), columns=columns)
-    except pl.exceptions.PolarsError as error:
-        raise InputError(f"not a table with the columns {', '.join(columns)}: {error}", url=url) from error
-    if table["index"].to_list() != list(range(table.height)) or (table["shard"] != shard.name).any():
-        raise InputError(f"these are not the scores of shard {shard.name}; score it again into a new --out", url=url)
-    return table
+def _mark(storage: Storage, url: str, data: bytes) -> FileMark:
+    published = storage.publish(url, data)
+    return FileMark(published.size, published.sha256)
 
 
-def judge(scores: pl.DataFrame, decision: Decision) -> pl.DataFrame:
-    """What happens to each sample, and why.
-
-    Args:
-        scores: n rows, as `read_scores` gives them.
-
-    Returns:
-        n rows: the columns of `LEDGER` without `sha256`; `action` may be `keep`, then `reason` is null.
-    """
-    policy = dropped_mask(scores, decision)
-    ok = pl.col("status") == OK
-    unscored = ~ok & (decision.unscored != KEEP)
-    score = pl.col(facts(decision.detector).column).cast(pl.Float32)
-    return scores.select(
-        "key",
-        "uid",
-        "index",
-        reason=pl.when(policy).then(pl.lit("policy")).when(unscored).then("unscored:" + pl.col("status")),
-        action=pl.when(policy).then(pl.lit(DROP)).when(~ok).then(pl.lit(decision.unscored)).otherwise(pl.lit(KEEP)),
-        detector=pl.lit(decision.detector),
-        score=pl.when(ok).then(score),
-        rank=ranks(scores, decision),
-    )
-
-
-def rows(verdicts: pl.DataFrame) -> list[Row]:
-    """What the sidecars need to know of the samples."""
-    columns = verdicts.select("key", "uid", pl.col("action") != KEEP)
-    return [Row(key, uid, removed) for key, uid, removed in columns.iter_rows()]
-
-
-@dataclass(slots=True)
-class _Copied:
-    tar: Path
-    quarantine: Path
-    marks: dict[str, FileMark] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=lambda: {KEEP: 0, DROP: 0, QUARANTINE: 0})
-    hashes: list[str] = field(default_factory=list)  # of the samples that go, in order
-
-
-def _copy(shard: Shard, verdicts: pl.DataFrame, storage: Storage, folder: Path) -> _Copied:
-    keys, actions = verdicts["key"].to_list(), verdicts["action"].to_list()
-    limits = Limits()
-    copied = _Copied(folder / "tar", folder / "quarantine")
-    with storage.open(shard.url) as source, copied.tar.open("wb") as out, copied.quarantine.open("wb") as aside:
-        kept, quarantined = TarWriter(out), TarWriter(aside)
-        samples = 0
-        for item in group(read_members(source, shard.url, limits), limits, shard.url):
-            if not isinstance(item, Sample):
-                kept.write(item.raw)
-                continue
-            _check_row(item, keys, shard)
-            samples += 1
-            action = actions[item.index]
-            copied.counts[action] += 1
-            if action != KEEP:
-                copied.hashes.append(item.sha256())
-            if action == QUARANTINE:
-                for member in item.members:
-                    quarantined.write(member.raw)
-            for member in item.in_order if action == KEEP else item.between:
-                kept.write(member.raw)
-        if samples != len(keys):
-            raise _not_its_scores(shard, f"it holds {samples} samples, its score table {len(keys)}")
-        copied.marks = {"tar": FileMark(*kept.close()), "quarantine": FileMark(*quarantined.close())}
-    return copied
-
-
-def _check_row(sample: Sample, keys: Sequence[str], shard: Shard) -> None:
-    if sample.index >= len(keys):
-        raise _not_its_scores(shard, f"it holds more samples than the {len(keys)} of its score table")
-    if sample.key != keys[sample.index]:
-        problem = f"sample {sample.index} is {sample.key!r} here and {keys[sample.index]!r} in its score table"
-        raise _not_its_scores(shard, problem)
-
-
-def _not_its_scores(shard: Shard, problem: str) -> InputError:
-    return InputError(f"{problem}: they do not belong together; score it again into a new --out", url=shard.url)
-
-
-def _sidecars(shard: Shard, verdicts: pl.DataFrame, storage: Storage) -> dict[str, bytes]:
-    """New contents of the sidecars that exist, by kind."""
+def _sidecars(shard: Shard, verdicts: pl.DataFrame, layout: Layout, storage: Storage) -> dict[str, tuple[str, bytes]]:
+    """URL, kind and new content of the sidecars that exist."""
     samples = rows(verdicts)
-    parts: dict[str, bytes] = {}
+    parts: dict[str, tuple[str, bytes]] = {}
     height = None
     if shard.parquet is not None:
-        parts["parquet"] = sidecars.rewrite_parquet(storage.read_bytes(shard.parquet), samples, shard.parquet)
-        height = sidecars.read_parquet(parts["parquet"], shard.parquet).height
+        data = sidecars.rewrite_parquet(storage.read_bytes(shard.parquet), samples, shard.parquet)
+        height = sidecars.read_parquet(data, shard.parquet).height
+        parts[layout.parquet(shard.name)] = "parquet", data
     if shard.stats is not None:
-        parts["stats"] = sidecars.rewrite_stats(storage.read_bytes(shard.stats), samples, height, shard.stats)
+        data = sidecars.rewrite_stats(storage.read_bytes(shard.stats), samples, height, shard.stats)
+        parts[layout.stats(shard.name)] = "stats", data
     return parts
-
-
-def _ledger(verdicts: pl.DataFrame, hashes: Sequence[str]) -> bytes:
-    gone = verdicts.filter(pl.col("action") != KEEP)
-    table = gone.with_columns(pl.Series("sha256", hashes, dtype=pl.String)).select(
-        pl.col(name).cast(kind) for name, kind in LEDGER.items()
-    )
-    buffer = io.BytesIO()
-    table.write_parquet(buffer)
-    return buffer.getvalue()
-
-
-def _publish(
-    name: str, copied: _Copied, parts: dict[str, bytes], ledger: bytes, layout: Layout, storage: Storage
-) -> dict[str, FileMark]:
-    """Publish everything but the manifest, and say what was published."""
-    contents: dict[str, tuple[str, bytes | Path]] = {}
-    if copied.counts[KEEP]:
-        contents["tar"] = layout.tar(name), copied.tar
-    if copied.counts[QUARANTINE]:
-        contents["quarantine"] = layout.quarantine(name), copied.quarantine
-    if "parquet" in parts:
-        contents["parquet"] = layout.parquet(name), parts["parquet"]
-    if "stats" in parts:
-        contents["stats"] = layout.stats(name), parts["stats"]
-    contents["ledger"] = layout.ledger(name), ledger
-    marks = {}
-    for kind, (url, data) in contents.items():
-        published = storage.publish(url, data)
-        marks[kind] = FileMark(published.size, published.sha256)
-        if marks[kind] != copied.marks.get(kind, marks[kind]):
-            raise StorageError("the temporary file does not hold what was written to it; check the disk", url=url)
-    return marks
