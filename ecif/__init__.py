@@ -8,4 +8,4 @@ __version__ = "0.1.0"
 
 # Raised whenever the same input and settings would give other scores or other bytes; part of every key, so
 # that results of two versions never mix in one output.
-ALGO_VERSION = 2
+ALGO_VERSION = 3

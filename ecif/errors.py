@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 # Exit codes of the command line (documented in docs/cli.md).
 EXIT_OK = 0
 EXIT_BUG = 1
@@ -66,3 +68,23 @@ class ConflictError(InputError):
 
 class ModelError(EcifError):
     """The model cannot be built, its weights do not fit, or its loss is not the softmax contrastive loss."""
+
+
+class TooManyFailedError(EcifError):
+    """More shards failed than `--max-failed` allows; what was finished before is kept."""
+
+    exit_code = EXIT_SHARDS_FAILED
+
+
+def no_room(error: BaseException) -> StorageError | None:
+    """A disk that is full under temporary files, as an error for the user; None when that is not what happened.
+
+    What is written to an output is told by the storage; all other files are temporary.
+    """
+    if not (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        return None
+    import tempfile  # not needed where nothing goes wrong
+
+    return StorageError(
+        "no room for temporary files; make some, or let TMPDIR name another disk", url=tempfile.gettempdir()
+    )

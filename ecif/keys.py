@@ -50,9 +50,13 @@ def score_key(fit_key: str, settings: ScoreSettings, checkpoints: Sequence[str] 
     return digest({"fit": fit_key, "checkpoints": list(checkpoints), **chosen})
 
 
-def decision_key(score_key: str, policy: PolicySettings) -> str:
-    """Key of a cut through those scores."""
-    return digest({"version": ALGO_VERSION, "scores": score_key, **_fields(policy, PolicySettings)})
+def decision_key(score_key: str, policy: PolicySettings, lists: Mapping[str, str]) -> str:
+    """Key of a cut through those scores.
+
+    Args:
+        lists: digests of the frozen denylist and allowlist, by the name of their setting: their paths do not matter.
+    """
+    return digest({"version": ALGO_VERSION, "scores": score_key, **_fields(policy, PolicySettings), **lists})
 
 
 def _fields(settings: Any, *groups: type[Any]) -> dict[str, Any]:

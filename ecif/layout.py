@@ -41,8 +41,9 @@ class Layout:
     def inventories(self) -> str:
         return self._meta("inventory")
 
-    def inventory(self, n: int) -> str:
-        return self._meta("inventory", f"{n:06d}.json")
+    def inventory(self, n: int, digest: str) -> str:
+        """A file of the inventory. Its name holds a digest of its content: two writers never take the same one."""
+        return self._meta("inventory", f"{n:06d}-{digest}.json")
 
     def fit_sample(self, fit_key: str) -> str:
         """Which shards the fit uses: frozen before the first of them is read."""
@@ -125,8 +126,12 @@ class Layout:
     def decision(self, decision_key: str) -> str:
         return self._meta("decision", f"{decision_key}.json")
 
+    def list_of(self, decision_key: str, kind: str) -> str:
+        """The frozen denylist (`deny`) or allowlist (`allow`) of a decision."""
+        return self._meta("decision", f"{decision_key}.{kind}.txt")
+
     def applied(self) -> str:
-        """Names the one decision that this output holds."""
+        """Names the one decision that this output holds, and the form in which it is written."""
         return self._meta("decision", "applied", "key.json")
 
     def ledgers(self) -> str:
@@ -145,6 +150,17 @@ class Layout:
         """Written last: a shard without it does not exist."""
         return self._meta("manifest", f"{shard}.json")
 
+    def restored(self, restore_key: str, shard: str) -> str:
+        """Name of the shard that brings samples of `shard` back: a shard like others, with a tar and sidecars."""
+        return f"restored-{restore_key}/{shard}"
+
+    def restores(self) -> str:
+        return self._meta("restore")
+
+    def restore(self, restore_key: str, shard: str) -> str:
+        """Written last: the restored shard is complete."""
+        return self._meta("restore", restore_key, f"{shard}.json")
+
     def sizes(self) -> str:
         return self._meta("index", "sizes.json")
 
@@ -153,3 +169,21 @@ class Layout:
 
     def report(self) -> str:
         return self._meta("report", "index.html")
+
+    def packs(self) -> str:
+        return self._meta("pack")
+
+    def pack_map(self, n: int) -> str:
+        """Which survivors go to which new shard, for the shards of generation `n`: frozen before one is packed."""
+        return self._meta("pack", f"{n:06d}.json")
+
+    def pack_manifests(self, n: int) -> str:
+        return self._meta("pack", f"{n:06d}")
+
+    def pack_manifest(self, n: int, shard: str) -> str:
+        """Written last: the packed shard is complete."""
+        return self._meta("pack", f"{n:06d}", f"{shard}.json")
+
+    def pack_table(self, n: int, shard: str) -> str:
+        """Where every sample of a packed shard comes from."""
+        return self._meta("pack", f"{n:06d}", f"{shard}.parquet")

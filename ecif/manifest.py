@@ -7,10 +7,7 @@ writers on many machines never touch the same object.
 
 from __future__ import annotations
 
-import posixpath
-from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args, get_type_hints
 
@@ -18,10 +15,8 @@ from ecif.errors import InputError, MissingFileError
 from ecif.layout import Layout
 from ecif.storage import FileInfo, Storage
 
-# The files that a shard may have; only those that were written are in a manifest.
-FILES = ("tar", "parquet", "stats", "ledger", "quarantine")
-
-_AT_ONCE = 8
+# The files that a shard may have; only those that exist are in a manifest. `scores` is the table that was followed.
+FILES = ("tar", "parquet", "stats", "ledger", "quarantine", "scores")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +43,8 @@ class Manifest:
         files: marks of the files written, by kind (`FILES`).
         fit_key, score_key, decision_key: what decided.
         algo_version: `ecif.ALGO_VERSION` of the writer.
+        denied: those of the dropped that the denylist names.
+        spared: those of the kept that would have gone but for the allowlist.
 
     Raises:
         ValueError: the counts contradict each other, or a file is of an unknown kind.
@@ -66,11 +63,15 @@ class Manifest:
     score_key: str
     decision_key: str
     algo_version: int
+    denied: int = 0
+    spared: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.samples, self.kept, self.dropped, self.quarantined, self.unscored, *self.statuses.values())
-        if min(counts) < 0:
+        counts = (self.samples, self.kept, self.dropped, self.quarantined, self.unscored, self.denied, self.spared)
+        if min(*counts, *self.statuses.values()) < 0:
             raise ValueError("a count is negative")
+        if self.denied > self.dropped or self.spared > self.kept:
+            raise ValueError(f"{self.denied} denied of {self.dropped} dropped, {self.spared} spared of {self.kept} kept")
         if self.kept + self.dropped + self.quarantined != self.samples:
             raise ValueError(
                 f"{self.kept} kept + {self.dropped} dropped + {self.quarantined} quarantined"
@@ -96,20 +97,21 @@ class Manifest:
             InputError: a field is missing, unknown, of the wrong type, or contradicts another.
         """
         try:
-            given = _fields(cls, value)
-            given["input"] = FileInfo(**_fields(FileInfo, given["input"]))
+            given = exact_fields(cls, value)
+            given["input"] = FileInfo(**exact_fields(FileInfo, given["input"]))
             given["files"] = {
-                _typed(kind, str, "files"): FileMark(**_fields(FileMark, mark)) for kind, mark in given["files"].items()
+                typed(kind, str, "files"): FileMark(**exact_fields(FileMark, mark))
+                for kind, mark in given["files"].items()
             }
             for status, count in given["statuses"].items():
-                _typed(status, str, "statuses")
-                _typed(count, int, status)
+                typed(status, str, "statuses")
+                typed(count, int, status)
             return cls(**given)
         except (TypeError, ValueError) as error:
             raise InputError(f"is not a valid manifest: {error}", url=url) from error
 
 
-def _fields(kind: type, value: object) -> dict[str, Any]:
+def exact_fields(kind: type, value: object) -> dict[str, Any]:
     """`value` as the arguments of dataclass `kind`, exactly its fields, plain values of the right type."""
     if not isinstance(value, Mapping):
         raise TypeError(f"{kind.__name__} is {type(value).__name__}, not an object")
@@ -119,13 +121,13 @@ def _fields(kind: type, value: object) -> dict[str, Any]:
     hints = get_type_hints(kind)
     for name in names:
         if hints[name] in (int, str):
-            _typed(value[name], hints[name], name)
+            typed(value[name], hints[name], name)
         elif get_args(hints[name]):
-            _typed(value[name], dict, name)
+            typed(value[name], dict, name)
     return dict(value)
 
 
-def _typed(value: Any, kind: type, name: str) -> Any:
+def typed(value: Any, kind: type, name: str) -> Any:
     if type(value) is not kind:  # a bool is no count
         raise TypeError(f"{name} is {value!r}, not of type {kind.__name__}")
     return value
@@ -161,29 +163,3 @@ def done(layout: Layout, storage: Storage) -> set[str]:
     """The names of the finished shards, by one listing."""
     folder = storage.check(layout.manifests()) + "/"
     return {file.url.removeprefix(folder).removesuffix(".json") for file in storage.list(folder, ".json")}
-
-
-def build_index(layout: Layout, storage: Storage) -> None:
-    """Write what training loaders ask for, from the manifests: `sizes.json` and `wids.json` (derived, replaced).
-
-    `sizes.json` is `{basename: samples}`, as open_clip and webdataset look it up; where two shards share a basename
-    their paths relative to the output stand instead, so that a loader fails on them rather than counts wrong.
-    `wids.json` is a wids-shard-index-v1 whose URLs are relative to the output (`--base OUT`), not to the index:
-    JSON files must not lie beside the shards. Shards without survivors have no tar and are in neither.
-    """
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = pool.map(lambda name: read(layout, storage, name), sorted(done(layout, storage)))
-        tars = [(f"{m.shard}.tar", m.kept, m.files["tar"].size) for m in found if m is not None and "tar" in m.files]
-    shared = Counter(posixpath.basename(path) for path, _, _ in tars)
-    sizes = {
-        posixpath.basename(path) if shared[posixpath.basename(path)] == 1 else path: kept for path, kept, _ in tars
-    }
-    shards = [{"url": path, "nsamples": kept, "filesize": size} for path, kept, size in tars]
-    wids = {
-        "__kind__": "wids-shard-index-v1",
-        "wids_version": 1,
-        "name": posixpath.basename(storage.check(layout.root)),
-        "shardlist": shards,
-    }
-    storage.publish_json(layout.sizes(), sizes, replace=True)
-    storage.publish_json(layout.wids(), wids, replace=True)

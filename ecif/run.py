@@ -14,7 +14,7 @@ from ecif.errors import ModelError, UsageError
 from ecif.finished import find_fit
 from ecif.inventory import Inventory
 from ecif.layout import Layout
-from ecif.settings import ScoreSettings, saved
+from ecif.settings import ScoreSettings, recorded
 from ecif.sources import Found, expand
 from ecif.storage import Storage
 
@@ -57,9 +57,8 @@ def open_run(sources: Sequence[str], settings: ScoreSettings) -> Run:
         UsageError, InputError: a URL is refused, a file is missing, a setting is lacking.
         ModelError: no model, or no weights, were named.
     """
-    storage = Storage(settings.storage_options, settings.allow)
-    layout = Layout(settings.out)
-    storage.check(layout.root, write=True)
+    storage = settings.storage()
+    layout = Layout(storage.check(Layout(settings.out).root, write=True))
     if not settings.model or not settings.pretrained:
         raise ModelError("--model and --pretrained are needed: the influence of a pair is that on a trained model")
     if not settings.validation:
@@ -69,7 +68,7 @@ def open_run(sources: Sequence[str], settings: ScoreSettings) -> Run:
     fit_key = keys.fit_key(settings, _contents(settings, validation, storage))
     score_key = keys.score_key(fit_key, settings, [storage.fingerprint(url) for url in settings.checkpoints])
     taken = inventory.take(
-        expansion, layout, storage, {"settings": saved(settings), "versions": versions(), "fit_key": fit_key}
+        expansion, layout, storage, {"settings": recorded(settings), "versions": versions(), "fit_key": fit_key}
     )
     return Run(settings, layout, storage, taken, validation, fit_key, score_key)
 

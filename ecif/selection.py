@@ -54,6 +54,7 @@ class Decision:
         tie: of the pairs that score exactly `threshold`, those up to this one (uid, key, shard, index) go; None: none.
         n_rows, n_ok, n_dropped: pairs, scored pairs and pairs to drop when the cut was made.
         shards: the number of shards it was made from.
+        denylist, allowlist: SHA-256 of the frozen lists (`layout.list_of`); empty where there is none.
     """
 
     key: str
@@ -69,6 +70,8 @@ class Decision:
     n_ok: int
     n_dropped: int
     shards: int
+    denylist: str = ""
+    allowlist: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The decision as it is written to a file."""
@@ -209,7 +212,7 @@ def choose(
         InputError: a score file is broken, or a row marked ok has no finite score.
     """
     if not policy.has_policy:
-        raise UsageError("a decision needs a policy: give --drop, --drop-count or --threshold")
+        raise UsageError("a decision needs a policy: give --drop, --drop-count, --threshold or --denylist")
     if policy.threshold is not None and not math.isfinite(policy.threshold):
         raise UsageError(f"--threshold {policy.threshold} is not finite; use --drop 0 or --drop 1 for none or all")
     fact = facts(policy.detector)

@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ecif import detectors
 from ecif.errors import UsageError
+from ecif.shards.tar import Limits
+from ecif.storage import Storage
 
 
 class _Group(BaseSettings):
@@ -30,12 +32,46 @@ class StorageSettings(_Group):
         {}, description='options for fsspec as JSON, e.g. \'{"endpoint_url": "http://127.0.0.1:9000"}\'; never saved'
     )
     allow: tuple[str, ...] = Field((), description="if given, only URLs under these prefixes may be read or written")
+    patience: float = Field(
+        60, ge=0, description="seconds to go on asking a storage that does not answer, for each file or listing"
+    )
+
+    def storage(self) -> Storage:
+        """The files as these settings reach them."""
+        return Storage(self.storage_options, self.allow, patience=self.patience)
+
+
+class FailureSettings(_Group):
+    """What to do about shards that fail."""
+
+    max_failed: int | None = Field(
+        None, ge=0, description="stop when more shards than this have failed [default: the others always go on]"
+    )
 
 
 class SampleSettings(_Group):
     """How a tar becomes pairs."""
 
     caption: str = Field("txt", description="where the caption is: txt, or json:FIELD")
+    max_member_bytes: int = Field(256 * 2**20, ge=1, description="a shard with a larger member fails")
+    max_sample_bytes: int = Field(512 * 2**20, ge=1, description="a shard with a larger sample fails")
+    max_sample_members: int = Field(64, ge=1, description="a shard with a sample of more members fails")
+    max_caption_bytes: int = Field(64 * 2**10, ge=1, description="a longer caption is not scored")
+    max_json_bytes: int = Field(4 * 2**20, ge=1, description="a larger .json member is not read")
+    max_json_depth: int = Field(64, ge=1, description="a .json member nested deeper is not read")
+    max_pixels: int = Field(64_000_000, ge=1, description="a larger image is not decoded, and not scored")
+
+    def limits(self) -> Limits:
+        """What a tar, a sample and an image may be."""
+        return Limits(
+            member_bytes=self.max_member_bytes,
+            sample_bytes=self.max_sample_bytes,
+            members_per_sample=self.max_sample_members,
+            caption_bytes=self.max_caption_bytes,
+            json_bytes=self.max_json_bytes,
+            json_depth=self.max_json_depth,
+            pixels=self.max_pixels,
+        )
 
     @field_validator("caption")
     @classmethod
@@ -169,6 +205,8 @@ class PolicySettings(_Group):
     drop_count: int | None = Field(None, ge=0, description="drop exactly this many pairs, worst first")
     threshold: float | None = Field(None, description="drop the pairs whose score is worse than this value")
     unscored: Literal["keep", "drop", "quarantine"] = Field("keep", description="pairs that could not be scored")
+    denylist: str = Field("", description="file of keys, uids, URLs or sha256 sums that go whatever their score")
+    allowlist: str = Field("", description="file of the same form: pairs that stay whatever their score")
 
     @field_validator("drop")
     @classmethod
@@ -195,10 +233,27 @@ class PolicySettings(_Group):
     @property
     def has_policy(self) -> bool:
         """Whether anything is to be decided at all."""
-        return self.drop is not None or self.drop_count is not None or self.threshold is not None
+        return self.drop is not None or self.drop_count is not None or self.threshold is not None or bool(self.denylist)
 
 
-class ScoreSettings(StorageSettings, SampleSettings, ModelSettings, DeviceSettings, MethodSettings):
+class WriteSettings(_Group):
+    """In which form the cleaned corpus is written."""
+
+    write: Literal["shards", "columns"] = Field(
+        "shards", description="the surviving shards, or only tables with scores and decisions beside untouched ones"
+    )
+    repack: int | None = Field(
+        None, ge=1, description="pack the survivors into new shards of this many samples [default: one to one]"
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.repack is not None and self.write == "columns":
+            raise ValueError("--repack packs shards, and --write columns writes none: give one of them")
+        return self
+
+
+class ScoreSettings(StorageSettings, FailureSettings, SampleSettings, ModelSettings, DeviceSettings, MethodSettings):
     """What `fit` and `score` take."""
 
     out: str = Field("", description="where results go: a directory or an object-storage prefix")
@@ -209,7 +264,7 @@ class ScoreSettings(StorageSettings, SampleSettings, ModelSettings, DeviceSettin
         return self.sketches or (64 if self.trainable == "heads" else 16)
 
 
-class Settings(ScoreSettings, PolicySettings):
+class Settings(ScoreSettings, PolicySettings, WriteSettings):
     """What `clean` takes: everything."""
 
     group_size: int = Field(16, ge=1, description="shards per group: the unit of orchestration")
@@ -219,6 +274,13 @@ class Settings(ScoreSettings, PolicySettings):
     def _deciding_column(self) -> Self:
         if self.detector in detectors.OPTIONAL and self.detector not in self.columns:
             raise ValueError(f"--detector {self.detector} decides by a column that is not computed: add --columns too")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_write(self) -> Self:
+        if not self.has_policy and (self.repack is not None or self.write == "columns"):
+            given = "--repack" if self.repack is not None else "--write columns"
+            raise ValueError(f"{given} writes what a decision leaves: add a policy, --drop 0 to drop nothing")
         return self
 
 
@@ -274,5 +336,14 @@ def explain(error: ValidationError) -> str:
 
 
 def saved(settings: _Group) -> dict[str, Any]:
-    """The settings as they are written beside results: all but what may hold a secret."""
+    """The settings as they are handed on: all but what may hold a secret."""
     return settings.model_dump(mode="json", exclude={"storage_options", "allow"})
+
+
+def recorded(settings: _Group) -> dict[str, Any]:
+    """The settings as they are written beside results: those of `saved` on which results can depend.
+
+    How long a storage is asked again, and how many failures end a run, change nothing: two runs that differ in them
+    write the same files.
+    """
+    return settings.model_dump(mode="json", exclude={"storage_options", "allow", "patience", "max_failed"})

@@ -19,8 +19,11 @@ from fsspec.registry import known_implementations
 
 from ecif.errors import MissingFileError, UsageError
 from ecif.layout import META
-from ecif.storage import Storage, folder_of, is_inside, is_remote, join
+from ecif.storage import Storage, folder_of, is_remote, join
 from ecif.storage.urls import READ_ONLY, normalise, scheme_of
+
+# Plain tars, and such as are compressed with gzip; what is written is always a plain tar.
+TARS = (".tar", ".tar.gz", ".tgz")
 
 # A corpus of 12.8 billion pairs has 1.28 million shards; a longer range is a slip of the keyboard.
 MOST_URLS = 5_000_000
@@ -32,7 +35,7 @@ _PATTERN = re.compile(r"[{*?\[]")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A shard: its name (relative path below the source's root, without `.tar`) and its normalised URL."""
+    """A shard: its name (relative path below the source's root, without its ending) and its normalised URL."""
 
     name: str
     url: str
@@ -54,6 +57,17 @@ class _Source:
     missing: tuple[str, ...] = ()
 
 
+def without_ending(path: str) -> str:
+    """A path or URL without `.tar`, `.tar.gz` or `.tgz`."""
+    return next((path.removesuffix(ending) for ending in TARS if path.endswith(ending)), path)
+
+
+def sidecars_of(tar: str) -> tuple[str, str]:
+    """Where the sidecars of a tar lie if there are any: parquet and statistics."""
+    stem = without_ending(tar)
+    return f"{stem}.parquet", f"{stem}_stats.json"
+
+
 def expand(sources: Sequence[str], storage: Storage) -> Expansion:
     """Find the shards.
 
@@ -61,7 +75,7 @@ def expand(sources: Sequence[str], storage: Storage) -> Expansion:
     many as tell the roots apart.
 
     Raises:
-        UsageError: nothing was given or matched, a file is not a `.tar`, a URL is not accepted or comes twice, or
+        UsageError: nothing was given or matched, a file is not a tar, a URL is not accepted or comes twice, or
             two URLs would get the same name.
         MissingFileError: a file that was named, or every member of a brace range, does not exist.
     """
@@ -106,7 +120,7 @@ def _one(text: str, storage: Storage) -> _Source:
     if _PATTERN.search(url) and (is_remote(url) or not os.path.isfile(url)):
         root = folder_of(url[: _first(url) + 1])
         return _braces(text, url, root, storage) if "{" in url else _glob(text, [url], root, storage)
-    if url.endswith(".tar"):
+    if url.endswith(TARS):
         storage.info(url)
         return _Source(text, folder_of(url), (url,))
     return _folder(text, url, storage)
@@ -151,16 +165,16 @@ def _glob(text: str, patterns: Iterable[str], root: str, storage: Storage) -> _S
 
 def _folder(text: str, url: str, storage: Storage) -> _Source:
     if scheme_of(url) in READ_ONLY:
-        raise UsageError(f"{text!r}: from a web server only .tar files are read, named one by one or by a brace range")
+        raise UsageError(f"{text!r}: from a web server only tars are read, named one by one or by a brace range")
     # A former output may be cleaned again: what lies below its _ecif is not the corpus.
-    own = join(url, META)
-    urls = tuple(file.url for file in storage.list(url, ".tar") if not is_inside(file.url, own))
+    own = join(storage.check(url), META) + "/"
+    urls = tuple(file.url for file in storage.scan(url) if file.url.endswith(TARS) and not file.url.startswith(own))
     if urls:
         return _Source(text, url, urls)
     if storage.exists(url):
-        raise UsageError(f"{text!r} is not a .tar; only uncompressed tars, directories and .txt lists are read")
+        raise UsageError(f"{text!r} is not a tar; only .tar, .tar.gz, .tgz, directories and .txt lists are read")
     if storage.list(url) or (not is_remote(url) and os.path.isdir(url)):
-        raise UsageError(f"{text!r} is a directory without any .tar below it")
+        raise UsageError(f"{text!r} is a directory without any tar below it")
     raise MissingFileError("there is no such file or directory", url=url)
 
 
@@ -185,7 +199,7 @@ def _from_list(text: str, storage: Storage) -> _Source:
             raise UsageError(f"{text!r}: {entry!r} is not the URL of a tar")
         if not is_remote(entry) and not os.path.isabs(entry) and not entry.lower().startswith("file:"):
             entry = join(folder_of(normalise(text)), entry)
-        if entry.endswith(".tar") and not _PATTERN.search(entry):
+        if entry.endswith(TARS) and not _PATTERN.search(entry):
             plain.append(storage.check(entry))
             continue
         source = _one(entry, storage)
@@ -214,12 +228,12 @@ def _shared_root(text: str, roots: Sequence[str]) -> str:
 
 def _only_tars(text: str, urls: Iterable[str]) -> None:
     for url in urls:
-        if not url.endswith(".tar"):
-            raise UsageError(f"{text!r} names {url}: only uncompressed .tar files are read; end the pattern with .tar")
+        if not url.endswith(TARS):
+            raise UsageError(f"{text!r} names {url}: only tars are read; end the pattern with .tar, .tar.gz or .tgz")
 
 
 def _name(url: str, root: str, prefix: str) -> str:
-    relative = url.removeprefix(root).lstrip("/").removesuffix(".tar")
+    relative = without_ending(url.removeprefix(root).lstrip("/"))
     if not relative or relative.endswith("/"):
         raise UsageError(f"{url}: a tar without a name")
     name = f"{prefix}/{relative}" if prefix else relative

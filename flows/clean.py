@@ -84,6 +84,7 @@ def _clean(sources: list[str], settings: Settings, prefix: str | None, progress:
         decision = stages.decide() or decision
         if settings.has_policy and decision is not None:
             stages.write()
+            stages.pack()
             stages.index()
         stages.report(decision)
     worst = artifacts.Worst()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +46,7 @@ def fan_out(
     size: int,
     workers: int,
     advanced: Callable[[int], None] = lambda finished: None,
+    bear: Callable[[Mapping[str, str]], None] = lambda failed: None,
 ) -> Fanned:
     """Run `group_task(job, group)` for all shards.
 
@@ -54,6 +55,7 @@ def fan_out(
         size: shards per group.
         workers: groups at the same time.
         advanced: called with the number of shards that are through, after each group.
+        bear: called with the reasons of the shards that failed, after each group; may raise to end it all.
 
     Raises:
         EcifError: the request itself is wrong; groups already running end after their current shard.
@@ -71,6 +73,7 @@ def fan_out(
                 failed.update({item["shard"]: item for item in result["failed"]})
             through += len(group.shards)
             advanced(through)
+            bear({name: item["reason"] for name, item in failed.items()})
 
         _wave(group_task, job, split(left, size), workers, fresh, landed)
         present = outputs()

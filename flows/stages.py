@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from prefect import Task
 
-from ecif import keys, manifest
+from ecif import manifest, packmap, packs
 from ecif.errors import ConflictError
+from ecif.interop.loaders import write_index
 from ecif.inventory import Shard
 from ecif.progress import Progress
 from ecif.report import build_report
@@ -20,14 +22,16 @@ from ecif.run import Run, open_run
 from ecif.selection import Decision
 from ecif.settings import Settings
 from ecif.stages import fit, score
-from ecif.stages.plan import load_decision, mark_applied, plan
+from ecif.stages.loop import bear
+from ecif.stages.plan import decision_key, freeze_lists, load_decision, mark_applied, plan
+from ecif.stages.write import to_pack
 from ecif.storage import is_inside
 from flows import artifacts
 from flows.counts import counts
 from flows.fanout import Fanned, fan_out
 from flows.outcome import Outcome
 from tasks.groups import Job
-from tasks.stages import Result, fit_group, freeze_projection, reduce_fit, score_group, write_group
+from tasks.stages import Result, fit_group, freeze_projection, pack_group, reduce_fit, score_group, write_group
 
 
 class Stages:
@@ -120,7 +124,7 @@ class Stages:
         if not self.settings.has_policy:
             return None
         with self._stage("plan"):
-            if not storage.exists(layout.decision(self._decision_key())):
+            if not storage.exists(layout.decision(self._decision_key)):
                 # The cut holds for good, so it is not made from a part of the corpus that is only late.
                 if any(item["passing"] for item in self.failed.values()):
                     self.progress.note(
@@ -132,7 +136,7 @@ class Stages:
                     self.progress.note("the cut waits for a run over the whole corpus: this one has a prefix")
                     return None
             decision = plan(layout, storage, self.settings, run.score_key, set_aside=set(self.failed))
-            mark_applied(layout, storage, decision)
+            mark_applied(layout, storage, decision, self.settings)
             self.job = replace(self.job, decision_key=decision.key)
             return decision
 
@@ -153,18 +157,48 @@ class Stages:
                 workers=self.settings.max_groups,
             )
 
+    def pack(self) -> None:
+        """The survivors in shards of `--repack` samples; it waits for shards that only the storage kept back."""
+        layout, storage = self.run.layout, self.run.storage
+        if self.settings.repack is None:
+            return
+        if any(item["passing"] for item in self.failed.values()):
+            self.progress.note("packing waits for the shards that failed: run the same command again")
+            return
+        with self._stage("pack") as finished:
+            targets = to_pack(layout, storage, self.settings.repack)
+            # Fan-out knows shards; a packed one has no input of its own, and its map never changes.
+            todo = [
+                Shard(t.name, layout.tar(t.name), 0, f"packed-{t.generation}", t.samples, None, None) for t in targets
+            ]
+            self._fan(
+                "pack",
+                pack_group,
+                todo,
+                unit="pairs",
+                total=sum(target.samples for target in targets),
+                outputs=lambda: packs.done(packmap.load(layout, storage), layout, storage),
+                finished=finished,
+                workers=self.settings.max_groups,
+            )
+
     def index(self) -> None:
         """What training loaders ask for."""
         with self._stage("index"):
-            manifest.build_index(self.run.layout, self.run.storage)
+            write_index(self.run.layout, self.run.storage)
 
     def report(self, decision: Decision | None) -> None:
         """The report, from all that is there."""
         run = self.run
         with self._stage("report"):
-            reasons = {name: item["reason"] for name, item in self.failed.items()}
             page = build_report(
-                run.layout, run.storage, run.inventory, decision, run.score_key, failed=reasons, progress=self.progress
+                run.layout,
+                run.storage,
+                run.inventory,
+                decision,
+                run.score_key,
+                failed=self._reasons(),
+                progress=self.progress,
             )
             run.storage.publish(run.layout.report(), page, replace=True)
 
@@ -178,7 +212,7 @@ class Stages:
         if not storage.exists(layout.applied()):
             return None
         decision = load_decision(layout, storage)
-        if self.settings.has_policy and decision.key != self._decision_key():
+        if self.settings.has_policy and decision.key != self._decision_key:
             raise ConflictError(
                 f"this output holds the decision {decision.key}, made with other settings; choose a new --out",
                 url=layout.applied(),
@@ -220,8 +254,13 @@ class Stages:
             seconds={stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
         )
 
+    def _reasons(self) -> dict[str, str]:
+        return {name: item["reason"] for name, item in self.failed.items()}
+
+    @cached_property
     def _decision_key(self) -> str:
-        return keys.decision_key(self.run.score_key, self.settings)
+        """The lists are read once: what they say when the run begins."""
+        return decision_key(self.run.score_key, self.settings, freeze_lists(self.settings, self.run.storage))
 
     def _fan(
         self,
@@ -248,6 +287,7 @@ class Stages:
                 size=self.settings.group_size,
                 workers=workers,
                 advanced=lambda through: finished(through / len(todo)),
+                bear=lambda failed: bear({**self._reasons(), **failed}, self.settings.max_failed),
             )
         finally:
             self.progress.end()

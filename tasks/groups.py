@@ -20,7 +20,6 @@ from ecif.layout import Layout
 from ecif.run import Run
 from ecif.settings import saved
 from ecif.sources import Found
-from ecif.storage import Storage
 from tasks import ambient
 
 
@@ -53,10 +52,11 @@ class Job:
     def run(self, shards: Sequence[Shard]) -> Run:
         """The run as a worker sees it: with its own group of shards as the inventory."""
         settings = ambient.current().settings(self.settings)
+        storage = settings.storage()
         return Run(
             settings=settings,
-            layout=Layout(settings.out),
-            storage=Storage(settings.storage_options, settings.allow),
+            layout=Layout(storage.check(settings.out)),
+            storage=storage,
             inventory=Inventory(tuple(shards), ()),
             validation=self.validation,
             fit_key=self.fit_key,

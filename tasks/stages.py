@@ -8,9 +8,7 @@ that still fail.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ParamSpec, TypedDict, TypeVar
 
 from prefect import Task, task
@@ -21,6 +19,7 @@ from prefect.tasks import exponential_backoff
 
 from ecif.errors import StorageError
 from ecif.inventory import Shard
+from ecif.settings import WriteSettings, build
 from ecif.stages import loop
 from tasks import ambient
 from tasks.device import engine_for, exclusive
@@ -118,22 +117,44 @@ def score_group(job: Job, group: Group) -> Result:
 
 @stage_task("write")
 def write_group(job: Job, group: Group) -> Result:
-    """The cleaned shards, each with ledger and manifest."""
-    from ecif.stages.apply import apply_shard
+    """What is written of each input shard: tar and sidecars, or a table; ledger and manifest always."""
     from ecif.stages.plan import load_decision
+    from ecif.stages.write import write_shard
 
     run = job.run(group.shards)
     decision = load_decision(run.layout, run.storage, job.decision_key)
+    form = build(WriteSettings, {name: job.settings[name] for name in WriteSettings.model_fields})
+    limits = run.settings.limits()
     progress = ambient.current().progress
 
-    with tempfile.TemporaryDirectory(prefix="ecif-") as scratch:
+    def work(shard: Shard) -> dict[str, Any]:
+        manifest = write_shard(shard, decision, run.layout, run.storage, form, limits)
+        progress.advance(manifest.samples)
+        return {"shard": shard.name, "samples": manifest.samples, "dropped": manifest.dropped}
 
-        def work(shard: Shard) -> dict[str, Any]:
-            manifest = apply_shard(shard, decision, run.layout, run.storage, Path(scratch))
-            progress.advance(manifest.samples)
-            return {"shard": shard.name, "samples": manifest.samples, "dropped": manifest.dropped}
+    return through(group.shards, work)
 
-        return through(group.shards, work)
+
+@stage_task("pack")
+def pack_group(job: Job, group: Group) -> Result:
+    """Packed shards; those of the group stand for them by name."""
+    from ecif import inventory, packmap
+    from ecif.stages.pack import pack_shard
+    from ecif.stages.plan import load_decision
+
+    run = job.run(())
+    layout, storage = run.layout, run.storage
+    decision = load_decision(layout, storage, job.decision_key)
+    targets = {target.name: target for target in packmap.load(layout, storage).targets()}
+    inputs = inventory.load(layout, storage).by_name()
+    progress = ambient.current().progress
+
+    def work(shard: Shard) -> dict[str, Any]:
+        packed = pack_shard(targets[shard.name], decision, inputs, layout, storage, run.settings.limits())
+        progress.advance(packed.samples)
+        return {"shard": shard.name, "samples": packed.samples}
+
+    return through(group.shards, work)
 
 
 @single_task("projection")

@@ -193,6 +193,35 @@ def test_an_unexpected_error_shows_its_traceback_and_ends_with_1(
     assert printed.err.splitlines()[-1] == "error: unexpected ZeroDivisionError: by zero"
 
 
+SECRET = "s3cr3t/Value+Of-Somebody"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        json.dumps({"key": "someone", "secret": SECRET}),
+        json.dumps({"key": "someone", "secret": SECRET})[:-1],
+        json.dumps([SECRET]),
+        SECRET,
+    ],
+)
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_secret_that_was_typed_is_never_printed(
+    given: str, joined: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise ValueError(f"an answer that quotes {SECRET} and {given}")
+
+    monkeypatch.setattr("ecif.cli.lint.expand", broken, raising=False)
+    monkeypatch.setattr("ecif.sources.expand", broken)
+    option = [f"--storage-options={given}"] if joined else ["--storage-options", given]
+    assert run(["lint", "x.tar", *option, "--json"]) in (1, 2)
+    printed = capsys.readouterr()
+    assert printed.err.startswith(("error:", "Traceback"))
+    assert SECRET not in printed.err + printed.out
+    assert json.dumps(SECRET)[1:-1] not in printed.err + printed.out
+
+
 def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
@@ -205,7 +234,8 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, caps
 def test_help_lists_every_command_in_the_order_of_the_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
-    names = ["demo", "clean", "lint", "fit", "score", "plan", "apply", "verify", "report", "trace", "edit"]
+    names = ["demo", "clean", "lint", "fit", "score", "plan", "apply", "verify", "report", "restore", "export"]
+    names += ["trace", "edit", "doctor"]
     assert [name for name in app if not name.startswith("-")] == names
     assert all(f" {name} " in text for name in names)
 

@@ -1,4 +1,4 @@
-"""Manifests say what was done, strictly, and the indexes follow from them."""
+"""Manifests say what was done, strictly."""
 
 from __future__ import annotations
 
@@ -154,31 +154,3 @@ def test_a_manifest_under_another_name(layout: Layout, storage: Storage) -> None
     storage.publish_json(layout.manifest("00001"), _manifest("00000").to_json())
     with pytest.raises(InputError, match=r"00001\.json: is the manifest of shard '00000'"):
         manifest.read(layout, storage, "00001")
-
-
-def test_index(layout: Layout, storage: Storage) -> None:
-    manifest.build_index(layout, storage)
-    assert storage.read_json(layout.sizes()) == {}
-    for shard, kept, tar in (("00001", 5, 2048), ("00000", 7, 4096), ("00002", 0, None)):
-        manifest.write(_manifest(shard, kept, tar), layout, storage)
-    manifest.build_index(layout, storage)
-    assert storage.read_json(layout.sizes()) == {"00000.tar": 7, "00001.tar": 5}
-    assert storage.read_json(layout.wids()) == {
-        "__kind__": "wids-shard-index-v1",
-        "wids_version": 1,
-        "name": "clean",
-        "shardlist": [
-            {"url": "00000.tar", "nsamples": 7, "filesize": 4096},
-            {"url": "00001.tar", "nsamples": 5, "filesize": 2048},
-        ],
-    }
-    manifest.write(_manifest("00003", 1, 1024), layout, storage)
-    manifest.build_index(layout, storage)
-    assert storage.read_json(layout.sizes())["00003.tar"] == 1
-
-
-def test_equal_basenames_are_not_confused(layout: Layout, storage: Storage) -> None:
-    for shard, kept in (("a/0", 1), ("b/0", 2), ("b/1", 3)):
-        manifest.write(_manifest(shard, kept), layout, storage)
-    manifest.build_index(layout, storage)
-    assert storage.read_json(layout.sizes()) == {"a/0.tar": 1, "b/0.tar": 2, "1.tar": 3}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ecif import sources
 from ecif.errors import MissingFileError, UsageError
-from ecif.sources import Expansion, Found, expand
+from ecif.sources import Expansion, Found, expand, sidecars_of
 from ecif.storage import Storage, join
 
 if TYPE_CHECKING:
@@ -187,23 +187,34 @@ def test_what_is_missing(root: str, storage: Storage) -> None:
         expand([join(root, "absent")], storage)
     with pytest.raises(UsageError, match=r"\*\.tar' matches no file"):
         expand([join(root, "raw/*.tar")], storage)
-    with pytest.raises(UsageError, match=r"directory without any \.tar"):
+    with pytest.raises(UsageError, match="directory without any tar"):
         expand([join(root, "raw")], storage)
 
 
 def test_an_empty_directory(tmp_path: Path, storage: Storage) -> None:
-    with pytest.raises(UsageError, match=r"directory without any \.tar"):
+    with pytest.raises(UsageError, match="directory without any tar"):
         expand([str(tmp_path)], storage)
 
 
 def test_other_endings(root: str, storage: Storage) -> None:
-    _touch(root, "raw/0.tar.gz", "raw/0.parquet", "raw/0.tar")
-    for name in ("raw/0.tar.gz", "raw/0.parquet"):
-        with pytest.raises(UsageError, match=r"is not a \.tar"):
+    _touch(root, "raw/0.tar.zst", "raw/0.parquet", "raw/0.tar")
+    for name in ("raw/0.tar.zst", "raw/0.parquet"):
+        with pytest.raises(UsageError, match="is not a tar"):
             expand([join(root, name)], storage)
-    for pattern in ("raw/{0..1}.tar.gz", "raw/*", "raw/0.*"):
-        with pytest.raises(UsageError, match=r"only uncompressed \.tar"):
+    for pattern in ("raw/{0..1}.tar.zst", "raw/*", "raw/0.*"):
+        with pytest.raises(UsageError, match="only tars are read"):
             expand([join(root, pattern)], storage)
+
+
+def test_compressed_tars_have_plain_names(root: str, storage: Storage) -> None:
+    _touch(root, "raw/0.tar", "raw/1.tar.gz", "raw/2.tgz")
+    for source in ("raw", "raw/*.*", "raw/{0.tar,1.tar.gz,2.tgz}"):
+        found = expand([join(root, source)], storage).shards
+        assert [shard.name for shard in found] == ["0", "1", "2"]
+    assert [path.rpartition("/")[2] for path in sidecars_of(found[1].url)] == ["1.parquet", "1_stats.json"]
+    _touch(root, "raw/0.tar.gz")
+    with pytest.raises(UsageError, match="would both be shard '0'"):
+        expand([join(root, "raw")], storage)
 
 
 def test_names_that_the_output_needs(root: str, storage: Storage) -> None:

@@ -5,6 +5,7 @@ Modules that compute are imported inside the commands, so that `ecif --help` ans
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import traceback
@@ -15,9 +16,9 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 import ecif
-from ecif.cli import corpus, edit, output, trace
+from ecif.cli import corpus, doctor, edit, export, lint, output, restore, trace, verify
 from ecif.cli.answer import Answer, give, refuse
-from ecif.errors import EXIT_BUG, EXIT_OK, EXIT_REFUSED, EcifError
+from ecif.errors import EXIT_BUG, EXIT_OK, EXIT_REFUSED, EcifError, no_room
 from ecif.settings import explain
 
 EXIT_INTERRUPTED = 130  # as shells count: 128 + SIGINT
@@ -34,15 +35,18 @@ app = App(
 _COMMANDS: tuple[Callable[..., Answer], ...] = (
     corpus.demo,
     corpus.clean,
-    corpus.lint,
+    lint.lint,
     corpus.fit,
     corpus.score,
     output.plan,
     output.apply,
-    output.verify,
+    verify.verify,
     output.report,
+    restore.restore,
+    export.export,
     trace.trace,
     edit.edit,
+    doctor.doctor,
 )
 for _place, _command in enumerate(_COMMANDS):
     app.command(_command, sort_key=_place)
@@ -62,18 +66,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     as_json = "--json" in arguments
+    typed = _storage_options(arguments)
     try:
         answer = app(list(arguments), exit_on_error=False, print_error=False)
     except EcifError as error:
-        return refuse(str(error), error.exit_code, as_json)
+        return refuse(_safe(str(error), typed), error.exit_code, as_json)
     except CycloptsError as error:
         cause = error.__cause__
         message = explain(cause) if isinstance(cause, ValidationError) else str(error)
-        return refuse(message, EXIT_REFUSED, as_json)
+        return refuse(_safe(message, typed), EXIT_REFUSED, as_json)
     except KeyboardInterrupt:
         return refuse("interrupted; the same command again goes on where this one was", EXIT_INTERRUPTED, as_json)
     except Exception as error:
-        traceback.print_exc()
-        return refuse(f"unexpected {type(error).__name__}: {error}", EXIT_BUG, as_json)
+        if (full := no_room(error)) is not None:
+            return refuse(str(full), full.exit_code, as_json)
+        print(_safe(traceback.format_exc(), typed), file=sys.stderr, end="")
+        return refuse(_safe(f"unexpected {type(error).__name__}: {error}", typed), EXIT_BUG, as_json)
     # Help and version print themselves.
     return give(answer, as_json) if isinstance(answer, Answer) else EXIT_OK
+
+
+def _storage_options(arguments: Sequence[str]) -> list[str]:
+    """What was typed as --storage-options, which messages about arguments may quote."""
+    name = "--storage-options"
+    behind = [value for before, value in itertools.pairwise(arguments) if before == name]
+    return behind + [word.partition("=")[2] for word in arguments if word.startswith(f"{name}")]
+
+
+def _safe(text: str, typed: Sequence[str]) -> str:
+    from ecif.storage.secrets import HIDDEN, redact
+
+    for value in typed:
+        if value:
+            text = text.replace(value, HIDDEN)
+    return redact(text)

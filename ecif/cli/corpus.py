@@ -13,8 +13,8 @@ from ecif import progress
 from ecif.cli.answer import Answer
 from ecif.cli.options import Usual, settings_of, sources_of, wants_json
 from ecif.cli.text import failures, listed
-from ecif.errors import EXIT_CHECK_FAILED, EXIT_OK, EXIT_SHARDS_FAILED, UsageError
-from ecif.settings import SampleSettings, ScoreSettings, Settings, StorageSettings
+from ecif.errors import EXIT_OK, EXIT_SHARDS_FAILED, UsageError
+from ecif.settings import ScoreSettings, Settings
 
 if TYPE_CHECKING:
     from ecif.logra import Projection
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 Sources = Annotated[
     str, Parameter(help="tars: brace ranges, globs, directories, lists of URLs (.txt), single files, or a::b of these")
 ]
-
-
-class LintSettings(StorageSettings, SampleSettings):
-    """What `lint` takes."""
 
 
 def demo(
@@ -100,7 +96,7 @@ def fit(
             show.advance()
 
         with progress.shown(show, "fit", len(todo), "shards"):
-            worked = loop.over(todo, work, show)
+            worked = loop.over(todo, work, show, max_failed=chosen.max_failed)
         if worked.failed:
             value["failed"] = failures(worked.failed)
             text = "the fit waits for shards that failed; run the same command again"
@@ -147,7 +143,12 @@ def score(
         engine = load_engine(chosen)
         direction = stage.load_direction(run, engine)
         with progress.shown(show, "score", sum(shard.samples or 0 for shard in todo), "pairs"):
-            worked = loop.over(todo, lambda shard: stage.score_shard(run, engine, shard, direction, show), show)
+            worked = loop.over(
+                todo,
+                lambda shard: stage.score_shard(run, engine, shard, direction, show),
+                show,
+                max_failed=chosen.max_failed,
+            )
         failed = failures(worked.failed)
         overlap = sum(summary.overlap for summary in worked.results)
         samples = sum(summary.samples for summary in worked.results)
@@ -184,24 +185,3 @@ def _orchestrator() -> Any:
     if not found:
         raise UsageError("no orchestration is installed; install this package with pip, or run its stages one by one")
     return next(iter(found)).load()
-
-
-def lint(
-    *sources: Sources,
-    settings: Annotated[LintSettings | None, Parameter(name="*")] = None,
-    usual: Annotated[Usual | None, Parameter(name="*")] = None,
-) -> Answer:
-    """Look for what is wrong with shards before anything is computed: broken tars, missing captions, bad images."""
-    chosen = settings_of(LintSettings, settings, usual)
-    named = sources_of(sources, usual)
-
-    from ecif.shards.lint import lint as stage
-    from ecif.sources import expand
-    from ecif.storage import Storage
-
-    storage = Storage(chosen.storage_options, chosen.allow)
-    found = stage(expand(named, storage), storage, chosen.caption, progress.choose(wants_json(usual)))
-    warnings = len(found.findings) - found.errors
-    head = f"{found.shards:,} shards, {found.samples:,} samples: {found.errors:,} errors, {warnings:,} warnings"
-    lines = [str(finding) for finding in found.findings]
-    return Answer("\n".join([*lines, head]), found.to_json(), EXIT_CHECK_FAILED if found.errors else EXIT_OK)

@@ -52,7 +52,7 @@ def edit(
             show.advance()
 
         with progress.shown(show, "edit", len(todo), "shards"):
-            worked = loop.over(todo, work, show)
+            worked = loop.over(todo, work, show, max_failed=chosen.max_failed)
         if worked.failed:
             failed = failures(worked.failed)
             text = "the edit waits for shards that failed; run the same command again"

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from ecif.errors import UsageError
 from ecif.layout import Layout
-from ecif.settings import PolicySettings, StorageSettings, build, merge
+from ecif.settings import FailureSettings, PolicySettings, StorageSettings, WriteSettings, build, merge
 from ecif.storage import Storage
 
 G = TypeVar("G", bound=StorageSettings)
@@ -19,6 +19,10 @@ G = TypeVar("G", bound=StorageSettings)
 
 class PlanSettings(StorageSettings, PolicySettings):
     """What `plan` takes."""
+
+
+class ApplySettings(StorageSettings, FailureSettings, WriteSettings):
+    """What `apply` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,8 @@ def sources_of(given: tuple[str, ...], usual: Usual | None) -> list[str]:
 
 def place(out: str, settings: StorageSettings) -> tuple[Layout, Storage]:
     """Layout and storage of an existing output."""
-    storage = Storage(settings.storage_options, settings.allow)
-    layout = Layout(out)
-    storage.check(layout.root)
-    return layout, storage
+    storage = settings.storage()
+    return Layout(storage.check(Layout(out).root)), storage
 
 
 def wants_json(usual: Usual | None) -> bool:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from ecif import progress
 from ecif.cli.answer import Answer
-from ecif.cli.options import PlanSettings, Usual, place, settings_of, wants_json
+from ecif.cli.options import ApplySettings, PlanSettings, Usual, place, settings_of, wants_json
 from ecif.cli.text import failures, listed
-from ecif.errors import EXIT_CHECK_FAILED, EXIT_OK, EXIT_SHARDS_FAILED
+from ecif.errors import EXIT_OK, EXIT_SHARDS_FAILED
 from ecif.settings import StorageSettings
+
+if TYPE_CHECKING:
+    from ecif.inventory import Shard
+    from ecif.layout import Layout
+    from ecif.packmap import Target
+    from ecif.selection import Decision
+    from ecif.shards.tar import Limits
+    from ecif.stages.loop import Failure
+    from ecif.storage import Storage
 
 Out = Annotated[str, Parameter(help="the output of an earlier command: a directory or an object-storage prefix")]
 DecisionKey = Annotated[str | None, Parameter(help="which decision, when the output holds several")]
@@ -56,38 +64,42 @@ def apply(
     /,
     *,
     decision: DecisionKey = None,
-    settings: Annotated[StorageSettings | None, Parameter(name="*")] = None,
+    settings: Annotated[ApplySettings | None, Parameter(name="*")] = None,
     usual: Annotated[Usual | None, Parameter(name="*")] = None,
 ) -> Answer:
     """Write the shards without the pairs that the decision drops; every surviving byte as it was."""
-    layout, storage = place(out, settings_of(StorageSettings, settings, usual))
+    given = settings_of(ApplySettings, settings, usual)
+    layout, storage = place(out, given)
 
     from ecif import inventory, manifest
+    from ecif.interop.loaders import write_index
     from ecif.stages import loop
     from ecif.stages import plan as stage
-    from ecif.stages.apply import apply_shard
+    from ecif.stages.write import write_shard
 
     chosen = stage.load_decision(layout, storage, decision)
-    stage.mark_applied(layout, storage, chosen)
+    stage.mark_applied(layout, storage, chosen, given)
+    limits = stage.limits(layout, storage, chosen.score_key)
     scored = stage.scored_shards(layout, storage, chosen.score_key)
     done = manifest.done(layout, storage)
     shards = inventory.load(layout, storage).shards
     todo = [shard for shard in shards if shard.name in scored and shard.name not in done]
     show = progress.choose(wants_json(usual))
-    with (
-        progress.shown(show, "write", sum(shard.samples or 0 for shard in todo), "pairs"),
-        tempfile.TemporaryDirectory(prefix="ecif-") as scratch,
-    ):
+    with progress.shown(show, "write", sum(shard.samples or 0 for shard in todo), "pairs"):
 
         def work(shard: inventory.Shard) -> manifest.Manifest:
-            written = apply_shard(shard, chosen, layout, storage, Path(scratch))
+            written = write_shard(shard, chosen, layout, storage, given, limits)
             show.advance(written.samples)
             return written
 
-        worked = loop.over(todo, work, show)
-    manifest.build_index(layout, storage)
+        worked = loop.over(todo, work, show, max_failed=given.max_failed)
+    failed = list(worked.failed)
+    packed = None
+    if given.repack is not None and not any(failure.passing for failure in failed):
+        packed, more = _pack(chosen, given, layout, storage, limits, shards, show)
+        failed += more
+    write_index(layout, storage)
     counts = {name: sum(getattr(m, name) for m in worked.results) for name in ("kept", "dropped", "quarantined")}
-    failed = failures(worked.failed)
     unscored = len(shards) - len(scored)
     value: dict[str, Any] = {
         "out": layout.root,
@@ -96,38 +108,44 @@ def apply(
         "written_before": len(done),
         "without_scores": unscored,
         **counts,
-        "failed": failed,
+        "packed": packed,
+        "failed": failures(failed),
     }
     text = (
         f"wrote {len(worked.results):,} shards to {layout.root}: kept {counts['kept']:,}, dropped {counts['dropped']:,}"
     )
     text += f"; {len(done):,} were there before" if done else ""
     text += f"; {unscored:,} have no scores" if unscored else ""
+    text += f"; packed {packed:,} new shards of {given.repack:,} samples" if packed is not None else ""
+    if given.repack is not None and packed is None:
+        text += "; packing waits for the shards that failed: run the same command again"
     code = EXIT_SHARDS_FAILED if failed else EXIT_OK
-    return Answer(f"{text}\n{listed(failed)}".rstrip(), value, code)
+    return Answer(f"{text}\n{listed(value['failed'])}".rstrip(), value, code)
 
 
-def verify(
-    out: Out,
-    /,
-    *,
-    settings: Annotated[StorageSettings | None, Parameter(name="*")] = None,
-    usual: Annotated[Usual | None, Parameter(name="*")] = None,
-) -> Answer:
-    """Prove from the bytes of input and output that nothing but the dropped pairs is gone."""
-    layout, storage = place(out, settings_of(StorageSettings, settings, usual))
+def _pack(
+    decision: Decision,
+    given: ApplySettings,
+    layout: Layout,
+    storage: Storage,
+    limits: Limits,
+    shards: Sequence[Shard],
+    show: progress.Progress,
+) -> tuple[int, list[Failure]]:
+    """Write the packed shards; how many, and what failed."""
+    from ecif.stages import loop, pack
+    from ecif.stages.write import to_pack
 
-    from ecif import inventory
-    from ecif.stages.verify import verify as stage
+    assert given.repack is not None
+    todo = to_pack(layout, storage, given.repack)
+    by_name = {shard.name: shard for shard in shards}
+    with progress.shown(show, "pack", sum(target.samples for target in todo), "pairs"):
 
-    found = stage(layout, storage, inventory.load(layout, storage), progress.choose(wants_json(usual)))
-    head = (
-        f"{found.shards:,} shards, {found.samples:,} samples: kept {found.kept:,}, dropped {found.dropped:,}, "
-        f"quarantined {found.quarantined:,}; "
-    )
-    head += "all proved" if found.ok else f"{len(found.violations):,} violations"
-    lines = [f"  {violation.shard}: {violation.what}: {violation.detail}" for violation in found.violations]
-    return Answer("\n".join([head, *lines]), found.to_json(), EXIT_OK if found.ok else EXIT_CHECK_FAILED)
+        def work(target: Target) -> None:
+            show.advance(pack.pack_shard(target, decision, by_name, layout, storage, limits).samples)
+
+        worked = loop.over(todo, work, show, max_failed=given.max_failed)
+    return len(worked.results), list(worked.failed)
 
 
 def report(

@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ecif import curvature, logra
-from ecif.errors import BadTarError, ConflictError, InputError
+from ecif.errors import BadTarError, InputError
 from ecif.inventory import Shard
 from ecif.logra import Projection
 from ecif.progress import Progress, Silent
@@ -41,8 +41,7 @@ def freeze_projection(run: Run, engine: Engine, shards: list[Shard], progress: P
         before = earlier(run)
         built = before.projection(run.storage) if before else _build(run, engine, shards, progress).tensors()
         # If another run was first, with eigenvectors that differ in the last digits, its file stands.
-        with suppress(ConflictError):
-            run.storage.publish(url, save_tensors({n: part.cpu().contiguous() for n, part in built.items()}))
+        run.storage.publish_first(url, save_tensors({n: part.cpu().contiguous() for n, part in built.items()}))
     return load_projection(run, engine)
 
 
@@ -109,7 +108,7 @@ def batches(run: Run, engine: Engine, shard: Shard) -> Iterator[tuple[Batch, tor
     """
     settings = run.settings
     with spool() as samples:
-        samples.add(read_pairs(shard.url, shard.name, run.storage, settings.caption, engine.limits))
+        samples.add(read_pairs(shard.url, shard.name, run.storage, settings.caption, engine.limits, shard.info))
         for number, rows in enumerate(segment(samples.keys, settings.batch_size, settings.seed, 0).batches):
             if len(rows) >= settings.smallest_batch:
                 batch = load_batch(engine, samples, rows.tolist())

@@ -231,7 +231,7 @@ def gradients_of(
         return
     with spool() as samples:
         place: dict[int, int] = {}
-        for sample in read_pairs(shard.url, shard.name, run.storage, run.settings.caption, engine.limits):
+        for sample in read_pairs(shard.url, shard.name, run.storage, run.settings.caption, engine.limits, shard.info):
             if isinstance(sample, Pair):
                 place[sample.index] = len(samples)
                 samples.add([sample])

@@ -143,7 +143,7 @@ def map_shard(run: Run, engine: Engine, shard: Shard, removal: Removal) -> None:
     names = present["key"].to_list()
     gone = present.select(pl.col("gone") & (pl.col("status") == OK)).to_series().to_numpy()
     with spool() as samples:
-        samples.add(read_pairs(shard.url, shard.name, run.storage, run.settings.caption, engine.limits))
+        samples.add(read_pairs(shard.url, shard.name, run.storage, run.settings.caption, engine.limits, shard.info))
         places = {key: row for row, key in enumerate(samples.keys)}
         if missing := [key for key in names if key not in places]:
             raise InputError(
@@ -151,7 +151,7 @@ def map_shard(run: Run, engine: Engine, shard: Shard, removal: Removal) -> None:
             )
         rows = np.array([places[key] for key in names])
         gradient = _gradient(run, engine, samples, names, rows, gone, shard)
-    run.storage.publish(url, fitted.pack(gradient, engine))
+    run.storage.publish_first(url, fitted.pack(gradient, engine))
 
 
 def _gradient(

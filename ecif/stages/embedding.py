@@ -76,7 +76,7 @@ def embed_shard(
     heads: list[tuple[Tensor, Tensor]] = []
     keep_heads = keep_heads and engine.towers.image.head_input and engine.towers.text.head_input
     reported = 0
-    samples = read_pairs(shard.url, shard.name, run.storage, run.settings.caption, engine.limits)
+    samples = read_pairs(shard.url, shard.name, run.storage, run.settings.caption, engine.limits, shard.info)
     for chunk in engine.chunks(samples, refused):
         digests += [image_digest(pair.image) for pair in chunk.pairs]
         texts = [pair.caption for pair in chunk.pairs]

@@ -98,7 +98,7 @@ def load_engine(settings: ScoreSettings, limits: Limits | None = None) -> Engine
     loaded = load(settings.model, settings.pretrained, _DTYPES[settings.precision])
     stem_dtype = torch.bfloat16 if settings.precision == "bf16" else None
     towers = Towers(loaded, settings.trainable, device, biases=settings.biases == "include", stem_dtype=stem_dtype)
-    return Engine(towers, limits or Limits(), settings.micro_batch, settings.workers)
+    return Engine(towers, limits or settings.limits(), settings.micro_batch, settings.workers)
 
 
 def _device(name: str) -> torch.device:

@@ -11,6 +11,7 @@ No array travels but through files, so shards may be mapped anywhere and in any 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ecif import curvature, gradients
+from ecif.agreement import canonical, settle
 from ecif.curvature import Curvature, Structure
 from ecif.curvature.moments import zeros
 from ecif.errors import BadTarError, InputError, UsageError
@@ -64,7 +66,9 @@ def freeze_sample(run: Run) -> FitSample:
         UsageError: no shard of the corpus could be counted; there is no fit to extend.
     """
     url = run.layout.fit_sample(run.fit_key)
-    if not run.storage.exists(url):
+    if run.storage.exists(url):
+        frozen = run.storage.read_json(url)
+    else:
         before = earlier(run)
         shards = [shard for shard in run.inventory.shards if not (before and before.holds(shard))]
         sizes = {shard.name: shard.samples for shard in shards if shard.samples}
@@ -80,8 +84,9 @@ def freeze_sample(run: Run) -> FitSample:
                 break
             chosen.append(name)
         corpus = total + (before.corpus_pairs if before else 0)
-        run.storage.publish_json(url, {"shards": sorted(chosen), "corpus_pairs": corpus, "new_pairs": total})
-    frozen = run.storage.read_json(url)
+        record = {"shards": sorted(chosen), "corpus_pairs": corpus, "new_pairs": total}
+        # Two runs that see different arrivals choose different samples: one of them holds.
+        frozen = json.loads(settle(url, canonical(record), run.storage))
     return FitSample(tuple(frozen["shards"]), frozen["corpus_pairs"], frozen["new_pairs"])
 
 
@@ -132,7 +137,7 @@ def map_shard(run: Run, engine: Engine, project: Projection, shard: Shard) -> No
     except BadTarError as error:
         total = zeros(project, kind, engine.towers.device)
         pairs, problems = 0, {shard.name: str(error)}
-    run.storage.publish(url, sums.pack(Moments(total, pairs, problems)))
+    run.storage.publish_first(url, sums.pack(Moments(total, pairs, problems)))
 
 
 def _projected(
@@ -234,8 +239,7 @@ def _write(
         (layout.direction(key), fitted.pack(direction, engine)),
     ):
         # Two runs that fit at the same time may differ in the last digits; the first one stands.
-        if not run.storage.exists(url):
-            run.storage.publish(url, content)
+        run.storage.publish_first(url, content)
     coverage = engine.towers.coverage
     meta = {
         "made_for": fitted.made_for(engine),
@@ -265,5 +269,4 @@ def _write(
         "device": engine.towers.device.type,
         "versions": versions(),
     }
-    if not is_done(run):
-        run.storage.publish_json(layout.fit_meta(key), meta)
+    run.storage.publish_first(layout.fit_meta(key), canonical(meta))

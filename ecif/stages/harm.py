@@ -6,13 +6,11 @@ projected direction itself. They are made once and written beside the scores, fo
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ecif.errors import ConflictError, UsageError
+from ecif.errors import UsageError
 from ecif.gradients import projected_gradients
 from ecif.logra import Projection
 from ecif.run import Run
@@ -38,6 +36,5 @@ def validation_rows(run: Run, engine: Engine, fit: Fit, projection: Projection) 
             found = projected_gradients(engine.towers, states, projection, ("positive",), captions_B=captions_B)
             rows.append(fit.curvature.solve(found["positive"].double() / 2).float().cpu())
         # Another worker may have been first, with other last digits: its file stands.
-        with suppress(ConflictError):
-            run.storage.publish(url, save({"rows": torch.cat(rows)}))
+        run.storage.publish_first(url, save({"rows": torch.cat(rows)}))
     return load(run.storage.read_bytes(url))["rows"].to(engine.towers.device)

@@ -7,17 +7,31 @@ every shard alike, so they end the loop at once.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from ecif.errors import EcifError, InputError, StorageError
-from ecif.inventory import Shard
+from ecif.errors import EcifError, InputError, StorageError, TooManyFailedError, no_room
 from ecif.progress import Progress
+from ecif.storage.secrets import redact
 
+
+class Named(Protocol):
+    """A shard, of the input or packed anew."""
+
+    @property
+    def name(self) -> str:
+        """The name that failures are told by."""
+
+
+S = TypeVar("S", bound=Named)
 R = TypeVar("R")
+
+# Reasons that the error of too many failures tells.
+_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +47,7 @@ class Failure:
         if isinstance(self.error, EcifError):
             return str(self.error)
         first = (str(self.error).splitlines() or [""])[0]
-        return f"unexpected {type(self.error).__name__}: {first}"
+        return f"unexpected {type(self.error).__name__}: {redact(first)}"
 
     @property
     def passing(self) -> bool:
@@ -49,15 +63,40 @@ class Worked(Generic[R]):
     failed: tuple[Failure, ...]
 
 
+def bear(failed: Mapping[str, str], most: int | None) -> None:
+    """Go on as long as no more than `most` shards have failed.
+
+    Args:
+        failed: reasons by shard.
+
+    Raises:
+        TooManyFailedError: with the first reasons.
+    """
+    if most is None or len(failed) <= most:
+        return
+    shown = "; ".join(f"{shard}: {reason}" for shard, reason in itertools.islice(failed.items(), _SHOWN))
+    more = f"; and {len(failed) - _SHOWN:,} more" if len(failed) > _SHOWN else ""
+    raise TooManyFailedError(
+        f"stopped: {len(failed):,} shards failed, and --max-failed is {most:,}; what is finished is kept, the same "
+        f"command again does the rest ({shown}{more})"
+    )
+
+
 def over(
-    shards: Iterable[Shard], work: Callable[[Shard], R], progress: Progress, stop: threading.Event | None = None
+    shards: Iterable[S],
+    work: Callable[[S], R],
+    progress: Progress,
+    stop: threading.Event | None = None,
+    max_failed: int | None = None,
 ) -> Worked[R]:
     """Call `work` for each shard.
 
     Args:
         stop: once set, no further shard is begun; those not begun are in neither list.
+        max_failed: end when more shards than this have failed.
 
     Raises:
+        TooManyFailedError: see `max_failed`.
         EcifError: a problem that is not the shard's, see above.
     """
     results: list[R] = []
@@ -72,6 +111,10 @@ def over(
         except EcifError:
             raise
         except Exception as error:
-            progress.note(f"{shard.url}: unexpected error, the shard is set aside\n{traceback.format_exc().rstrip()}")
-            failed.append(Failure(shard.name, error))
+            full = no_room(error)
+            if full is None:
+                text = traceback.format_exc().rstrip()
+                progress.note(f"{shard.name}: unexpected error, the shard is set aside\n{text}")
+            failed.append(Failure(shard.name, full or error))
+        bear({failure.shard: failure.reason for failure in failed}, max_failed)
     return Worked(tuple(results), tuple(failed))

@@ -3,20 +3,44 @@
 The decision is made once, from all shards of the inventory, and then holds: asking again for the same scores and
 policy returns the same file, also when shards have arrived since, so that a corpus that grows is cut at one place.
 The price is that the fraction actually dropped drifts with the arrivals; the report says by how much.
+
+An output holds one decision in one form (cleaned shards, repacked shards, or columns). The file that says so is
+written before the first shard, and what it names is the content of the decision, not only its key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ecif import detectors, inventory, keys, selection
-from ecif.errors import ConflictError, InputError, UsageError
+from ecif import detectors, inventory, keys, lists, selection
+from ecif.agreement import canonical, settle
+from ecif.errors import ConflictError, InputError, MissingFileError, UsageError
 from ecif.layout import Layout
 from ecif.progress import Progress, Silent
 from ecif.selection import Decision
-from ecif.settings import PolicySettings
+from ecif.settings import PolicySettings, SampleSettings, WriteSettings, build
+from ecif.shards.tar import Limits
 from ecif.storage import Storage
+
+_LISTS = {"denylist": "deny", "allowlist": "allow"}
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What an output holds.
+
+    Attributes:
+        decision: its key. decision_sha256: of its file.
+        write: `shards` or `columns`. repack: samples per new shard; None: one to one.
+    """
+
+    decision: str
+    decision_sha256: str
+    write: str
+    repack: int | None
 
 
 def plan(
@@ -40,9 +64,10 @@ def plan(
         InputError: scores or an existing decision cannot be read.
     """
     if not policy.has_policy:
-        raise UsageError("a decision needs a policy: give --drop, --drop-count or --threshold")
+        raise UsageError("a decision needs a policy: give --drop, --drop-count, --threshold or --denylist")
     score_key = score_key or only_score_key(layout, storage)
-    key = keys.decision_key(score_key, policy)
+    frozen = freeze_lists(policy, storage)
+    key = decision_key(score_key, policy, frozen)
     url = layout.decision(key)
     if storage.exists(url):
         return load_decision(layout, storage, key)
@@ -66,12 +91,28 @@ def plan(
         progress.advance(len(scores))
     finally:
         progress.end()
-    try:
-        storage.publish_json(url, decision.to_json())
-    except ConflictError:
-        # Another writer, who saw another inventory, was first: what is frozen holds.
-        return load_decision(layout, storage, key)
-    return decision
+    for name, data in frozen.items():
+        storage.publish(layout.list_of(key, _LISTS[name]), data)
+    digests: dict[str, Any] = {name: lists.digest(data) for name, data in frozen.items()}
+    decision = replace(decision, **digests)
+    # Another writer, who saw another inventory, may have been first: what is frozen holds.
+    stands = settle(url, canonical(decision.to_json()), storage)
+    return decision if stands == canonical(decision.to_json()) else load_decision(layout, storage, key)
+
+
+def freeze_lists(policy: PolicySettings, storage: Storage) -> dict[str, bytes]:
+    """Denylist and allowlist in their normal form, by the name of their setting; only those that were given.
+
+    Raises:
+        InputError: a file is not a list. MissingFileError: it does not exist.
+    """
+    given = {name: getattr(policy, name) for name in _LISTS}
+    return {name: lists.freeze(storage.read_bytes(url), url) for name, url in given.items() if url}
+
+
+def decision_key(score_key: str, policy: PolicySettings, frozen: Mapping[str, bytes]) -> str:
+    """The key of the decision of a policy; `frozen` is what `freeze_lists` gave."""
+    return keys.decision_key(score_key, policy, {name: lists.digest(data) for name, data in frozen.items()})
 
 
 def load_decision(layout: Layout, storage: Storage, key: str | None = None) -> Decision:
@@ -84,8 +125,9 @@ def load_decision(layout: Layout, storage: Storage, key: str | None = None) -> D
         UsageError: there is no such decision, or several and no key.
         InputError: the file is not a decision.
     """
-    if key is None and storage.exists(layout.applied()):
-        key = _applied(layout, storage)
+    held = applied(layout, storage)
+    if key is None and held is not None:
+        key = held.decision
     if key is None:
         found = [name for name in _below(layout.decisions(), ".json", storage) if "/" not in name]
         key = _only(found, "decision", "plan", layout)
@@ -93,26 +135,63 @@ def load_decision(layout: Layout, storage: Storage, key: str | None = None) -> D
     if not storage.exists(url):
         raise UsageError(f"{layout.root} holds no decision {key}; run plan first")
     decision = Decision.from_json(storage.read_json(url), url)
-    if decision.key != key:
+    digest = hashlib.sha256(canonical(decision.to_json())).hexdigest()
+    if decision.key != key or (held is not None and held.decision == key and held.decision_sha256 != digest):
         raise InputError(f"this file holds the decision {decision.key}; it was renamed or edited", url=url)
     return decision
 
 
-def mark_applied(layout: Layout, storage: Storage, decision: Decision) -> None:
-    """Bind the output to one decision, before its first shard is written.
+def mark_applied(layout: Layout, storage: Storage, decision: Decision, form: WriteSettings) -> None:
+    """Bind the output to one decision and one form, before its first shard is written.
 
     Raises:
-        ConflictError: the output is bound to another decision.
+        ConflictError: the output is bound to another decision or form.
+    """
+    text = canonical(decision.to_json())
+    mine = Applied(decision.key, hashlib.sha256(text).hexdigest(), form.write, form.repack)
+    url = layout.applied()
+    if settle(url, canonical(asdict(mine)), storage) == canonical(asdict(mine)):
+        return
+    held = applied(layout, storage)
+    assert held is not None
+    if (held.decision, held.decision_sha256) != (mine.decision, mine.decision_sha256):
+        problem = f"this output holds the decision {held.decision}, not {decision.key}; one output holds one decision"
+    else:
+        problem = f"this output is written as {_form(held)}, not as {_form(mine)}"
+    raise ConflictError(f"{problem}: choose a new --out", url=url)
+
+
+def applied(layout: Layout, storage: Storage) -> Applied | None:
+    """What the output is bound to; None when nothing has been applied.
+
+    Raises:
+        InputError: the file does not say it.
     """
     url = layout.applied()
     try:
-        storage.publish_json(url, {"decision": decision.key})
-    except ConflictError as error:
-        raise ConflictError(
-            f"this output holds the decision {_applied(layout, storage)}, not {decision.key}; one output holds one "
-            "decision: choose a new --out",
-            url=url,
-        ) from error
+        value = storage.read_json(url)
+    except MissingFileError:
+        return None
+    try:
+        found = Applied(**value)
+        if [type(part) for part in (found.decision, found.decision_sha256, found.write)] != [str] * 3:
+            raise TypeError
+    except TypeError as error:
+        raise InputError("does not name the decision of this output; choose a new --out", url=url) from error
+    return found
+
+
+def _form(held: Applied) -> str:
+    if held.write == "columns":
+        return "columns beside untouched shards"
+    return "shards one to one" if held.repack is None else f"shards of {held.repack} samples (--repack)"
+
+
+def limits(layout: Layout, storage: Storage, score_key: str) -> Limits:
+    """What members and samples may be by the settings with which these scores were made."""
+    given = score_meta(layout, storage, score_key).get("settings")
+    known = given if isinstance(given, dict) else {}
+    return build(SampleSettings, {name: known[name] for name in SampleSettings.model_fields if name in known}).limits()
 
 
 def only_score_key(layout: Layout, storage: Storage) -> str:
@@ -144,14 +223,6 @@ def score_meta(layout: Layout, storage: Storage, score_key: str) -> dict[str, An
     if not isinstance(meta, dict) or not isinstance(meta.get("fit_key"), str):
         raise InputError("does not name the fit of these scores; score into a new --out", url=url)
     return meta
-
-
-def _applied(layout: Layout, storage: Storage) -> str:
-    value = storage.read_json(layout.applied())
-    if not isinstance(value, dict) or not isinstance(value.get("decision"), str):
-        raise InputError("does not name the decision of this output; choose a new --out", url=layout.applied())
-    key: str = value["decision"]
-    return key
 
 
 def _below(prefix: str, suffix: str, storage: Storage) -> list[str]:

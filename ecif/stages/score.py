@@ -6,14 +6,13 @@ from the embedded rows, K times over, and a score is the mean over these segment
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from ecif.inventory import Shard
 from ecif.progress import Progress, Silent
 from ecif.run import Run, versions
 from ecif.segmentation import segment
-from ecif.settings import saved
+from ecif.settings import recorded
 from ecif.shards.decode import OK, Pair, Refused
 from ecif.stages.columns import Rows, Sources, Wanted, gradients_of, load_sources
 from ecif.stages.embedding import embed_shard
@@ -93,7 +92,7 @@ def load_direction(run: Run, engine: Engine) -> Direction:
     sources = load_sources(run, engine)
     meta = run.layout.score_meta(run.score_key)
     if not run.storage.exists(meta):
-        about = {"settings": saved(run.settings), "fit_key": run.fit_key, "versions": versions()}
+        about = {"settings": recorded(run.settings), "fit_key": run.fit_key, "versions": versions()}
         run.storage.publish_json(meta, about, replace=True)
     digests = load_tensors(run.storage.read_bytes(run.layout.validation(run.fit_key)))["digests"].numpy()
     return Direction(sources, frozenset(row.tobytes() for row in digests))
@@ -123,13 +122,12 @@ def score_shard(
     if index is not None:
         # Before the scores, whose presence says that the shard is done.
         place = run.layout.index(run.score_key, shard.name)
-        if not run.storage.exists(place):
-            run.storage.publish(place, index)
-    with TemporaryDirectory(prefix="ecif-") as folder:
-        file = Path(folder, "scores.parquet")
-        facts = {"ecif_overlap": str(overlap), "ecif_input": json.dumps([shard.size, shard.etag])}
-        frame.write_parquet(file, compression="zstd", metadata=facts)
-        run.storage.publish(url, file)
+        run.storage.publish_first(place, index)
+    facts = {"ecif_overlap": str(overlap), "ecif_input": json.dumps([shard.size, shard.etag])}
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", metadata=facts)
+    # Another run may score the same shard on another device: the table that is there first stands.
+    run.storage.publish_first(url, buffer.getvalue())
     return _summary(shard, frame, overlap, started, skipped=False)
 
 

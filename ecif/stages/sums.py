@@ -77,7 +77,7 @@ def add_up(run: Run, urls: Sequence[str]) -> Moments:
         for n, start in enumerate(range(0, len(urls), FAN)):
             node = run.layout.sums(run.fit_key, level, n)
             if not run.storage.exists(node):
-                run.storage.publish(node, pack(_add(urls[start : start + FAN], run.storage)))
+                run.storage.publish_first(node, pack(_add(urls[start : start + FAN], run.storage)))
             nodes.append(node)
         if len(nodes) == 1:
             return unpack(nodes[0], run.storage)[0]

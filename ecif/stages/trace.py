@@ -154,7 +154,7 @@ def trace(
         if by_index:
             progress.advance(shard.samples or 0)
 
-    worked = loop.over(run.inventory.shards, work, progress)
+    worked = loop.over(run.inventory.shards, work, progress, max_failed=run.settings.max_failed)
     traced.failed = worked.failed
     return traced
 

@@ -15,7 +15,7 @@ import webdataset
 from PIL import Image
 
 from ecif.demo import corpus
-from ecif.shards.lint import lint
+from ecif.shards.lint import Finding, lint
 from ecif.sources import expand
 from ecif.storage import Storage
 
@@ -88,8 +88,9 @@ def test_tars_are_ustar(small_corpus: corpus.Corpus) -> None:
 
 def test_our_own_lint_finds_nothing(small_corpus: corpus.Corpus) -> None:
     storage = Storage()
-    found = lint(expand([str(small_corpus.raw)], storage), storage, "txt")
-    assert found.findings == ()
+    findings: list[Finding] = []
+    found = lint(expand([str(small_corpus.raw)], storage), storage, "txt", findings.append)
+    assert findings == []
     assert found.samples == 400
 
 

@@ -155,7 +155,7 @@ class Corpus:
     def decide(self, **policy: object) -> Decision:
         given = PolicySettings(**{"detector": "influence", **policy})  # type: ignore[arg-type]
         scores = {name: self.layout.scores(SCORES, name) for name in self.frames}
-        key = keys.decision_key(SCORES, given)
+        key = keys.decision_key(SCORES, given, {})
         return choose(self.storage, scores, given, key=key, score_key=SCORES, fit_key=FIT)
 
     def write(self, decision: Decision, *names: str) -> None:

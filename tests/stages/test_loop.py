@@ -6,7 +6,16 @@ import threading
 
 import pytest
 
-from ecif.errors import BadTarError, ConflictError, EcifError, ModelError, StorageError, UsageError
+from ecif.errors import (
+    EXIT_SHARDS_FAILED,
+    BadTarError,
+    ConflictError,
+    EcifError,
+    ModelError,
+    StorageError,
+    TooManyFailedError,
+    UsageError,
+)
 from ecif.inventory import Shard
 from ecif.stages import loop
 from tests.squares import Notes
@@ -55,7 +64,7 @@ def test_an_unexpected_error_is_named_and_its_traceback_shown() -> None:
     worked = loop.over(SHARDS[:1], work, notes)
     assert worked.failed[0].reason == "unexpected ZeroDivisionError: by zero"
     (note,) = notes.notes
-    assert note.startswith("/in/a.tar: unexpected error")
+    assert note.startswith("a: unexpected error")
     assert "raise ZeroDivisionError" in note
 
 
@@ -85,4 +94,19 @@ def test_nothing_is_begun_after_the_stop() -> None:
 def test_every_refusal_is_either_the_shards_or_the_requests() -> None:
     """A new kind of error has to be sorted on purpose."""
     kinds = {kind.__name__ for kind in EcifError.__subclasses__()}
-    assert kinds == {"UsageError", "InputError", "ModelError"}
+    assert kinds == {"UsageError", "InputError", "ModelError", "TooManyFailedError"}
+
+
+def test_too_many_failures_end_the_loop() -> None:
+    begun = []
+
+    def work(shard: Shard) -> None:
+        begun.append(shard.name)
+        raise BadTarError("is cut", url=shard.url, offset=512)
+
+    assert len(loop.over(SHARDS, work, Notes(), max_failed=3).failed) == 3
+    begun.clear()
+    with pytest.raises(TooManyFailedError, match=r"2 shards failed, and --max-failed is 1; .*a: /in/a.*b: /in/b") as e:
+        loop.over(SHARDS, work, Notes(), max_failed=1)
+    assert begun == ["a", "b"]
+    assert e.value.exit_code == EXIT_SHARDS_FAILED

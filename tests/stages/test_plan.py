@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,15 +12,16 @@ import polars as pl
 import pytest
 
 from ecif import inventory, keys
-from ecif.errors import ConflictError, InputError, UsageError
+from ecif.errors import ConflictError, InputError, MissingFileError, UsageError
 from ecif.layout import Layout
-from ecif.settings import PolicySettings, Settings
+from ecif.settings import PolicySettings, Settings, WriteSettings
 from ecif.sources import expand
-from ecif.stages.plan import load_decision, mark_applied, only_score_key, plan, scored_shards
+from ecif.stages.plan import applied, load_decision, mark_applied, only_score_key, plan, scored_shards
 from ecif.storage import Storage
 from tests.conftest import MakeTar
 
 SCORES, FIT = "0123456789ab", "ba9876543210"
+FORM = WriteSettings()
 TENTH = PolicySettings(detector="influence", drop=Decimal("0.1"))
 
 
@@ -69,7 +71,7 @@ def test_a_decision_covers_all_shards_and_is_written(output: Output) -> None:
     output.add("00000", [float(i) for i in range(15)])
     output.add("00001", [-1.0, 50.0, 60.0, 70.0, 80.0])
     decision = plan(output.layout, output.storage, TENTH)
-    assert decision.key == keys.decision_key(SCORES, TENTH)
+    assert decision.key == keys.decision_key(SCORES, TENTH, {})
     assert (decision.score_key, decision.fit_key, decision.shards) == (SCORES, FIT, 2)
     assert (decision.n_ok, decision.n_dropped) == (20, 2)
     assert (decision.threshold, decision.tie) == (0.0, ("000000000", "000000000", "00000", 0))
@@ -140,7 +142,7 @@ def test_decisions_are_named_when_there_are_several(output: Output) -> None:
         load_decision(output.layout, output.storage)
     with pytest.raises(UsageError, match="no decision ffffffffffff"):
         load_decision(output.layout, output.storage, "ffffffffffff")
-    mark_applied(output.layout, output.storage, two)
+    mark_applied(output.layout, output.storage, two, FORM)
     assert load_decision(output.layout, output.storage) == two
 
 
@@ -148,11 +150,49 @@ def test_an_output_holds_one_decision(output: Output) -> None:
     output.add("00000", [1.0, 2.0, 3.0])
     one = plan(output.layout, output.storage, TENTH)
     two = plan(output.layout, output.storage, PolicySettings(detector="influence", drop_count=1))
-    mark_applied(output.layout, output.storage, one)
-    mark_applied(output.layout, output.storage, one)
+    mark_applied(output.layout, output.storage, one, FORM)
+    mark_applied(output.layout, output.storage, one, FORM)
     with pytest.raises(ConflictError, match=f"holds the decision {one.key}, not {two.key}; .*choose a new --out"):
-        mark_applied(output.layout, output.storage, two)
-    assert output.storage.read_json(output.layout.applied()) == {"decision": one.key}
+        mark_applied(output.layout, output.storage, two, FORM)
+    for other in (WriteSettings(repack=5), WriteSettings(write="columns")):
+        with pytest.raises(ConflictError, match=r"is written as shards one to one, not as (shards of 5|columns)"):
+            mark_applied(output.layout, output.storage, one, other)
+    held = applied(output.layout, output.storage)
+    assert held is not None
+    assert (held.decision, held.write, held.repack) == (one.key, "shards", None)
+
+
+def test_what_was_applied_is_a_content_and_not_only_a_key(output: Output) -> None:
+    """A store without atomic creation may have let another planner replace the decision."""
+    output.add("00000", [1.0, 2.0, 3.0])
+    decision = plan(output.layout, output.storage, TENTH)
+    mark_applied(output.layout, output.storage, decision, FORM)
+    other = replace(decision, threshold=2.5)
+    output.storage.publish_json(output.layout.decision(decision.key), other.to_json(), replace=True)
+    with pytest.raises(InputError, match="renamed or edited"):
+        load_decision(output.layout, output.storage)
+    with pytest.raises(ConflictError, match="one output holds one decision"):
+        mark_applied(output.layout, output.storage, other, FORM)
+
+
+def test_lists_are_frozen_beside_the_decision(output: Output, tmp_path: Path) -> None:
+    output.add("00000", [1.0, 2.0, 3.0])
+    (tmp_path / "deny.txt").write_text("key:b\nkey:a\n# why\nkey:a\n")
+    (tmp_path / "same.txt").write_text("a\nb\n")
+    by = TENTH.model_copy
+    decision = plan(output.layout, output.storage, by(update={"denylist": str(tmp_path / "deny.txt")}))
+    frozen = output.storage.read_bytes(output.layout.list_of(decision.key, "deny"))
+    assert frozen == b"key:a\nkey:b\n"
+    assert (decision.denylist, decision.allowlist) == (hashlib.sha256(frozen).hexdigest(), "")
+    # The content counts, not the path; and a denylist is a policy of its own.
+    assert plan(output.layout, output.storage, by(update={"denylist": str(tmp_path / "same.txt")})) == decision
+    assert plan(output.layout, output.storage, TENTH).key != decision.key
+    alone = plan(
+        output.layout, output.storage, PolicySettings(denylist=str(tmp_path / "same.txt"), detector="influence")
+    )
+    assert (alone.n_dropped, alone.threshold) == (0, None)
+    with pytest.raises(MissingFileError, match=r"none\.txt"):
+        plan(output.layout, output.storage, by(update={"allowlist": str(tmp_path / "none.txt")}))
 
 
 def test_of_two_planners_at_once_the_first_counts(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
