@@ -1,106 +1,118 @@
-"""SIGKILL `ecif clean` at random moments, run it again, and compare every byte with an uninterrupted run.
+"""SIGKILL every stage at random moments, run it again, and compare every byte with a stage that was left alone.
 
-    python -m bench.kill --work DIR [--kills 3] [--seed 0] [--pairs 4000]
+    python -m bench.kill --work DIR [--kills 50] [--seed 0] [--stages apply,score]
+                         [--s3 ENDPOINT --key KEY --secret SECRET --bucket NAME]
 
-For each kill: when it came, how many score tables and manifests were finished then, whether any of these was touched
-by the second run (none may be), and how many of the output's files differ from those of a run that was left alone.
-Inventory, scores, fit, decision, ledger, manifests, shards and sidecars count; report and index are derived views.
+For each stage a table says how many kills came before its first file, between its first and last, and after its end;
+how many of its files were visible then; how many visible files were not complete; how many finished files the second
+run touched; how many files of the final output differ; and the unfinished files and uploads that the killed writers
+left. The four counts of errors must be 0, and the exit code tells. `clean`, the whole run as a Prefect flow, is a
+stage that has to be asked for: `--stages clean --kills 3`.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
 import random
-import shutil
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from bench.prepared import Prepared, prepare
-from ecif.layout import META
+from bench.matrix import Log, World, on_disk, on_server, said, stable, table
+from bench.places import Server, changed, differing
+from bench.trial import Nursery
+from bench.world import Stage, write_model
 
-DERIVED = (f"{META}/report", f"{META}/index")
-
-
-def command(demo: Prepared, out: Path) -> list[str]:
-    """The run: small groups, so that there is much to be in the middle of."""
-    options = {"--model": demo.settings["model"], "--pretrained": demo.settings["pretrained"]}
-    options |= {"--validation": demo.settings["validation"][0], "--drop": "0.1", "--group-size": "2"}
-    flat = [part for pair in options.items() for part in pair]
-    return [str(Path(sys.executable).with_name("ecif")), "clean", *demo.sources, *flat, "--out", str(out)]
+BALLAST = 2 << 20  # 24 MiB in the heavy shard: several parts of an upload
+HEAD = ("stage", "seconds", "kills", "before", "within", "after", "files then", "unfinished left",
+        "not whole", "touched", "differing", "failed again")  # fmt: skip
+WRONG = ("partial", "touched", "differing", "failed")
 
 
-def contents(out: Path) -> dict[str, tuple[str, int]]:
-    """sha256 and modification time of every file of an output that is no derived view or temporary file."""
-    names = (path for path in sorted(out.rglob("*")) if path.is_file() and not path.name.endswith(".tmp"))
-    relative = {str(path.relative_to(out)): path for path in names}
+def kill_once(world: World, stage: Stage, share: float) -> dict[str, Any]:
+    """One kill, `share` of the stage's usual time after its start, and the run after it.
+
+    Returns:
+        when: "before" its first file, "within", or "after" its end. files: its files that were visible then.
+        unfinished: temporary files and pending uploads left. partial: visible files whose bytes are not the final
+        ones. touched: finished files that the second run changed. differing: files of the final output.
+        failed: the exit code of the second run, unless 0, with what it said.
+    """
+    start, expected = world.before(stage), world.undisturbed(stage)
+    world.out.reset(start)
+    running = world.nursery.start(stage.arguments, world.environment)
+    time.sleep(max(0.0, share * world.seconds[stage.name] - (time.monotonic() - running.started)))
+    ended = running.kill()
+    stamps, there = world.out.stamps(), stable(world.out.read())
+    mine = [name for name in there if name not in start]
+    unfinished = world.out.leftovers()
+    again = world.nursery.run(stage.arguments, world.environment)
+    final = stable(world.out.read())
     return {
-        name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
-        for name, path in relative.items()
-        if not name.startswith(DERIVED)
+        "when": "after" if ended.code >= 0 else "within" if mine else "before",
+        "files": len(mine),
+        "unfinished": unfinished,
+        "partial": changed(there, expected),
+        "touched": changed(stamps, world.out.stamps()),
+        "differing": differing(final, expected),
+        "failed": [] if again.code == 0 else [f"exit code {again.code}: {again.err[-500:]}{again.out[-500:]}"],
     }
 
 
-def start(demo: Prepared, out: Path, home: Path) -> subprocess.Popen[bytes]:
-    """Start a run and wait until its fit begins: before that there is nothing to lose."""
-    environment = {**os.environ, "PREFECT_HOME": str(home)}
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command(demo, out), env=environment, stdout=quiet, stderr=quiet)
-    while process.poll() is None and not (out / META / "fit").exists():
-        time.sleep(0.01)
-    return process
+def kill_often(world: World, name: str, kills: int, seed: int, log: Log) -> list[dict[str, Any]]:
+    """`kills` kills of one stage at uniformly random moments; those in the log are not done again."""
+    moments, results = random.Random(f"{seed} {name}"), []
+    for number in range(kills):
+        share = moments.uniform(0.0, 1.0)
+        label = f"{world.out.url} {name} {seed} {number}"
+        if label not in log.done:
+            log.add(label, {"stage": name, "share": share, **kill_once(world, world.stages[name], share)})
+            found = log.done[label]
+            if any(found[kind] for kind in WRONG):
+                said(f"{name}, kill {number} at {share:.3f}: { {kind: found[kind] for kind in WRONG} }")
+        results.append(log.done[label])
+    return results
 
 
-def finish(process: subprocess.Popen[bytes]) -> float:
-    """Wait for its end; seconds."""
-    started = time.monotonic()
-    if process.wait() != 0:
-        raise SystemExit(f"a run that was left alone ended with exit code {process.returncode}")
-    return time.monotonic() - started
+def rows(world: World, results: dict[str, list[dict[str, Any]]]) -> Iterator[Sequence[object]]:
+    """The table, a line for each stage."""
+    for name, kills in results.items():
+        when = [sum(kill["when"] == kind for kill in kills) for kind in ("before", "within", "after")]
+        files = [kill["files"] for kill in kills]
+        wrong = [sum(len(kill[kind]) for kill in kills) for kind in WRONG]
+        most = max(kill["unfinished"] for kill in kills)
+        seconds = f"{world.seconds[name]:.1f}" if name in world.seconds else ""
+        yield (name, seconds, len(kills), *when, f"{min(files)} to {max(files)}", f"at most {most}", *wrong)
 
 
 def main() -> None:
-    """Print one line per kill; exit with 1 if anything differed."""
+    """Print the table; exit with 1 if anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pairs", type=int, default=4000)
-    arguments = parser.parse_args()
-    demo = prepare(arguments.work, arguments.pairs, shards=16)
-    # The same --out for all runs: its path stands in the saved settings.
-    out, home = arguments.work / "kill-out", arguments.work / "kill-home"
-    shutil.rmtree(out, ignore_errors=True)
-    whole = finish(start(demo, out, home))
-    expected = contents(out)
-    print(f"uninterrupted: {whole:.0f} s from the beginning of the fit, {len(expected)} files")
-    moments, wrong = random.Random(arguments.seed), 0
-    for number in range(arguments.kills):
-        shutil.rmtree(out)
-        process = start(demo, out, home)
-        delay = moments.uniform(0.0, whole)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        before = contents(out)
-        again = finish(start(demo, out, home))
-        after = contents(out)
-        touched = [name for name, found in before.items() if after.get(name) != found]
-        names = expected.keys() | after.keys()
-        differing = [name for name in names if expected.get(name, ("",))[0] != after.get(name, ("",))[0]]
-        wrong += len(touched) + len(differing)
-        tables = sum("/scores/" in name and name.endswith(".parquet") for name in before)
-        manifests = sum("/manifest/" in name for name in before)
-        print(
-            f"kill {number + 1}: {delay:.1f} s after the fit began, {tables} score files and {manifests} manifests "
-            f"were finished; run again in {again:.0f} s: {len(touched)} finished files touched, "
-            f"{len(differing)} of {len(expected)} files differ"
-        )
-    sys.exit(1 if wrong else 0)
+    parser.add_argument("--ballast", type=int, default=BALLAST)
+    parser.add_argument("--stages", default="inventory,fit,score,plan,apply,repack,restore,export")
+    parser.add_argument("--s3", default="")
+    parser.add_argument("--key", default="")
+    parser.add_argument("--secret", default="")
+    parser.add_argument("--bucket", default="ecif-kill")
+    given = parser.parse_args()
+    nursery = Nursery(given.work / "trials", {"PREFECT_HOME": str(given.work / "prefect")})
+    server, model = Server(given.s3, given.key, given.secret), write_model(given.work / "model")
+    world = (
+        on_server(model, nursery, server, given.bucket, given.ballast)
+        if given.s3
+        else on_disk(given.work, model, nursery, given.ballast)
+    )
+    log, results = Log(given.work / "kill.jsonl"), {}
+    for name in given.stages.split(","):
+        results[name] = kill_often(world, name, given.kills, given.seed, log)
+        said(f"{name}: {given.kills} kills")
+        print(table(HEAD, rows(world, results)), flush=True)
+    sys.exit(any(kill[kind] for kills in results.values() for kill in kills for kind in WRONG))
 
 
 if __name__ == "__main__":

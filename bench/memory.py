@@ -15,7 +15,6 @@ import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from bench.prepared import Prepared, prepare
 
@@ -31,8 +30,7 @@ def one(stage: str, demo: Prepared, out: Path) -> None:
     (shard,) = run.inventory.shards
     if stage == "apply":
         decision = plan.plan(run.layout, run.storage, PolicySettings(drop=Decimal("0.1")))
-        with TemporaryDirectory() as scratch:
-            apply.apply_shard(shard, decision, run.layout, run.storage, Path(scratch))
+        apply.apply_shard(shard, decision, run.layout, run.storage)
         return
     engine = load_engine(run.settings)
     if stage == "fit":
