@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.places import Files, Folder, Place, Prefix, Server, differing, fresh_bucket
+from bench.places import CLAIMS, Files, Folder, Place, Prefix, Server, differing, fresh_bucket
 from bench.trial import Ended, Nursery
 from bench.world import Stage, corpus, stages
 
@@ -70,7 +70,7 @@ class World:
 
 def stable(files: Files) -> Files:
     """The files whose bytes are a function of the input."""
-    return {name: data for name, data in files.items() if not name.startswith(REPORT)}
+    return {name: data for name, data in files.items() if not name.startswith(REPORT) and CLAIMS not in name}
 
 
 def answer(ended: Ended) -> Any:

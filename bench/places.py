@@ -17,6 +17,8 @@ from ecif.layout import META
 
 # Views that are made again by every run; they may be replaced.
 DERIVED = (f"{META}/report/", f"{META}/index/")
+# Empty files by which writers on an object store agree who goes first; a writer that is killed leaves its own.
+CLAIMS = ".claims/"
 _AT_ONCE = 4
 
 Files = dict[str, bytes]
@@ -65,7 +67,7 @@ class Place(Protocol):
         """Make these the only files; those that are right already stay as they are."""
 
     def leftovers(self) -> int:
-        """Unfinished files and uploads."""
+        """Unfinished files and uploads, and claims."""
 
 
 class Folder:
@@ -149,7 +151,7 @@ class Prefix:
         return [upload for upload in answer.get("Uploads", ()) if upload["Key"].startswith(self.prefix + "/")]
 
     def leftovers(self) -> int:
-        return len(self._uploads())
+        return len(self._uploads()) + sum(CLAIMS in name for name in self._objects())
 
 
 def fresh_bucket(server: Server, name: str) -> str:

@@ -39,7 +39,7 @@ EXIT_CODES = {
     "EXIT_OK": "done",
     "EXIT_BUG": "an unexpected error, with a traceback: please report it",
     "EXIT_REFUSED": "refused: a wrong option, a bad input, a storage that fails; the message says which and what to do",
-    "EXIT_SHARDS_FAILED": "some shards failed and were set aside with their reasons; the others are done, or --max-failed was passed",
+    "EXIT_SHARDS_FAILED": "some shards failed and were set aside with their reasons; the others are done",
     "EXIT_CHECK_FAILED": "`lint`, `verify` or `doctor` found problems",
     "EXIT_INTERRUPTED": "interrupted; the same command again goes on where this one was",
 }

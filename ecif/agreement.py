@@ -9,7 +9,8 @@ is looked for again after the claim is put, and a claim goes only after the file
 what was written, which S3 does since 2020.
 
 The price: a writer that is killed or fails between claim and file leaves a claim behind, and others with other bytes
-refuse until it is removed; they name it. These are a few small files per output; everything else has contents that follow from its name.
+refuse until it is removed; they name it. These are a few small files per output; everything else has contents that
+follow from its name.
 """
 
 from __future__ import annotations

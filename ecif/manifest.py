@@ -71,7 +71,9 @@ class Manifest:
         if min(*counts, *self.statuses.values()) < 0:
             raise ValueError("a count is negative")
         if self.denied > self.dropped or self.spared > self.kept:
-            raise ValueError(f"{self.denied} denied of {self.dropped} dropped, {self.spared} spared of {self.kept} kept")
+            raise ValueError(
+                f"{self.denied} denied of {self.dropped} dropped, {self.spared} spared of {self.kept} kept"
+            )
         if self.kept + self.dropped + self.quarantined != self.samples:
             raise ValueError(
                 f"{self.kept} kept + {self.dropped} dropped + {self.quarantined} quarantined"
@@ -128,6 +130,11 @@ def exact_fields(kind: type, value: object) -> dict[str, Any]:
 
 
 def typed(value: Any, kind: type, name: str) -> Any:
+    """`value`, which has to be of exactly this type.
+
+    Raises:
+        TypeError: it is not.
+    """
     if type(value) is not kind:  # a bool is no count
         raise TypeError(f"{name} is {value!r}, not of type {kind.__name__}")
     return value

@@ -54,6 +54,7 @@ class Decision:
         tie: of the pairs that score exactly `threshold`, those up to this one (uid, key, shard, index) go; None: none.
         n_rows, n_ok, n_dropped: pairs, scored pairs and pairs to drop when the cut was made.
         shards: the number of shards it was made from.
+        dropped: what happens to pairs that the policy drops: drop or quarantine.
         denylist, allowlist: SHA-256 of the frozen lists (`layout.list_of`); empty where there is none.
     """
 
@@ -70,6 +71,7 @@ class Decision:
     n_ok: int
     n_dropped: int
     shards: int
+    dropped: str = "drop"
     denylist: str = ""
     allowlist: str = ""
 
@@ -243,6 +245,7 @@ def choose(
         n_ok=n_ok,
         n_dropped=n_dropped,
         shards=len(scores),
+        dropped=policy.dropped,
     )
 
 

@@ -204,6 +204,9 @@ class PolicySettings(_Group):
     drop: Decimal | None = Field(None, description="drop exactly this fraction of the scored pairs, worst first")
     drop_count: int | None = Field(None, ge=0, description="drop exactly this many pairs, worst first")
     threshold: float | None = Field(None, description="drop the pairs whose score is worse than this value")
+    dropped: Literal["drop", "quarantine"] = Field(
+        "drop", description="pairs that the policy drops: only a row in the ledger, or moved to quarantine shards, too"
+    )
     unscored: Literal["keep", "drop", "quarantine"] = Field("keep", description="pairs that could not be scored")
     denylist: str = Field("", description="file of keys, uids, URLs or sha256 sums that go whatever their score")
     allowlist: str = Field("", description="file of the same form: pairs that stay whatever their score")

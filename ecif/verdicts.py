@@ -31,6 +31,7 @@ from ecif.shards.tar import Limits
 from ecif.storage import Storage
 
 KEEP, DROP, QUARANTINE = "keep", "drop", "quarantine"
+MERGED = "unscored:duplicate_key"
 DENIED = "denied:"
 """Begins the reason of a sample that the denylist names; the kind of the entry follows."""
 
@@ -80,7 +81,9 @@ def judge(scores: pl.DataFrame, decision: Decision, lists: Lists = NO_LISTS) -> 
     unscored = ~ok & (decision.unscored != KEEP)
     score = pl.col(facts(decision.detector).column).cast(pl.Float32)
     reason = pl.when(policy).then(pl.lit("policy")).when(unscored).then("unscored:" + pl.col("status"))
-    action = pl.when(policy).then(pl.lit(DROP)).when(~ok).then(pl.lit(decision.unscored)).otherwise(pl.lit(KEEP))
+    action = (
+        pl.when(policy).then(pl.lit(decision.dropped)).when(~ok).then(pl.lit(decision.unscored)).otherwise(pl.lit(KEEP))
+    )
     verdicts = scores.select(
         "key",
         "uid",
@@ -94,9 +97,20 @@ def judge(scores: pl.DataFrame, decision: Decision, lists: Lists = NO_LISTS) -> 
     denied, allowed = _named(lists.deny, scores), _named(lists.allow, scores) != ""
     listed = pl.Series("denied", denied, dtype=pl.String)
     spared = pl.Series("allowed", allowed, dtype=pl.Boolean)
-    return verdicts.with_columns(
+    verdicts = verdicts.with_columns(
         reason=pl.when(listed != "").then(DENIED + listed).when(~spared).then(pl.col("reason")),
         action=pl.when(listed != "").then(pl.lit(DROP)).when(spared).then(pl.lit(KEEP)).otherwise(pl.col("action")),
+    )
+    return _without_merged(verdicts)
+
+
+def _without_merged(verdicts: pl.DataFrame) -> pl.DataFrame:
+    """Set repeated keys aside that readers would take for one sample, because all that stood between them goes."""
+    kept = verdicts.filter(pl.col("action") == KEEP)
+    merged = kept.filter(pl.col("key") == pl.col("key").shift(1))["index"].implode()
+    return verdicts.with_columns(
+        reason=pl.when(pl.col("index").is_in(merged)).then(pl.lit(MERGED)).otherwise(pl.col("reason")),
+        action=pl.when(pl.col("index").is_in(merged)).then(pl.lit(QUARANTINE)).otherwise(pl.col("action")),
     )
 
 

@@ -38,8 +38,17 @@ class Tile:
 def count(decision: Decision | None, numbers: Numbers) -> Counts:
     """Apply the decision to the numbers."""
     unscored = numbers.rows - numbers.ok
-    dropped = numbers.cut + (unscored if decision and decision.unscored == "drop" else 0)
-    quarantined = unscored if decision and decision.unscored == "quarantine" else 0
+    written = numbers.written
+    listed = decision is not None and (decision.denylist or decision.allowlist)
+    if (listed or "duplicate_key" in numbers.statuses) and written.shards >= numbers.scored > 0:
+        # The scores alone do not tell: lists may look into samples, and repeated keys must not become one sample.
+        kept, dropped, quarantined = written.kept, written.dropped, written.quarantined
+        return Counts(numbers.rows, numbers.ok, numbers.cut, unscored, kept, dropped, quarantined)
+    gone = {"keep": 0, "drop": 0, "quarantine": 0}
+    if decision is not None:
+        gone[decision.dropped] += numbers.cut
+        gone[decision.unscored] += unscored
+    dropped, quarantined = gone["drop"], gone["quarantine"]
     kept = numbers.rows - dropped - quarantined
     return Counts(numbers.rows, numbers.ok, numbers.cut, unscored, kept, dropped, quarantined)
 

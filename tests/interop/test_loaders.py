@@ -17,7 +17,7 @@ from ecif.stages.pack import extend_map, pack_shard, record_shard
 from ecif.stages.restore import restore_shard
 from ecif.storage import FileInfo, Storage, join
 from tests.conftest import MakeTar
-from tests.interop.cleaned import Cleaned, shelved
+from tests.interop.cleaned import Cleaned, key, shelved
 from tests.stages.outputs import policy
 
 
@@ -111,7 +111,7 @@ def test_more_shards_than_are_held(tmp_path: Path, storage: Storage) -> None:
 
 def test_restored_samples_stand_under_their_path(done: Cleaned) -> None:
     layout, storage = done.output.layout, done.output.storage
-    (back,) = claim(layout, storage, done.decision.key, {"00000001": {0, 2}})
+    (back,) = claim(layout, storage, done.decision.key, {"00000001": {0: key(1, 0), 2: key(1, 2)}})
     restore_shard(done.output.inventory.shards[1], back, done.decision, layout, storage)
     path = f"restored-{back.key}/00000001.tar"
     write_index(layout, storage, beside=True)

@@ -34,7 +34,7 @@ def test_each_shard_or_what_is_wrong_with_it(done: Cleaned) -> None:
 
 def test_restored_samples_are_left_again(done: Cleaned) -> None:
     layout, storage, shards = done.output.layout, done.output.storage, done.output.inventory.shards
-    (back,) = claim(layout, storage, done.decision.key, {"00000000": {1}, "00000001": {2}})
+    (back,) = claim(layout, storage, done.decision.key, {"00000000": {1: key(0, 1)}, "00000001": {2: key(1, 2)}})
     restore_shard(shards[0], back, done.decision, layout, storage)
     # That of the second shard is claimed, but not there yet.
     assert outcome.came_back(layout, storage) == {"00000000": {1}}

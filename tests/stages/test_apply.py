@@ -302,15 +302,31 @@ def test_memory_does_not_grow_with_the_shard(tmp_path: Path) -> None:
     assert peak(80) < peak(40) + 1_000_000
 
 
-@pytest.mark.parametrize("values", [[1, 0, 2], [0, 1, 2]])
-def test_two_samples_never_become_one(tmp_path: Path, values: list[int]) -> None:
-    """A repeated key stays as it is, unless what stands between the two would go."""
+@pytest.mark.parametrize(("values", "aside"), [([1, 0, 2], ["a"]), ([0, 1, 2], [])])
+def test_two_samples_never_become_one(tmp_path: Path, values: list[int], aside: list[str]) -> None:
+    """A repeated key stays as it is; where what stands between the two goes, the second one is set aside."""
     data = pack([*sample("a", "1"), *sample("b", "2"), *sample("a", "3")])
     table = scores_of(data, "00000", [float(value) for value in values])
-    output = shelve(tmp_path, {"00000": data}, sidecars=False, scores={"00000": table})
-    if values[0] == 0:
-        assert run(output, "0.5").kept == 2
-        return
-    with pytest.raises(InputError, match=r"the key 'a' is repeated.*sample 2 .*--unscored drop"):
-        run(output, "0.5")
-    assert output.storage.list(output.layout.tar("x").rpartition("/")[0], ".tar") == []
+    output = shelve(tmp_path, {"00000": data}, scores={"00000": table})
+    done = run(output, "0.5")
+    assert (done.kept, done.dropped, done.quarantined) == (2 - len(aside), 1, len(aside))
+    assert len(webdataset_samples(output.bytes_of(output.layout.tar("00000")))) == done.kept
+    ledger = pl.read_parquet(io.BytesIO(output.bytes_of(output.layout.ledger("00000"))))
+    assert ledger.filter(pl.col("action") == "quarantine")["reason"].to_list() == ["unscored:duplicate_key"] * len(
+        aside
+    )
+    if aside:
+        (found,) = webdataset_samples(output.bytes_of(output.layout.quarantine("00000")))
+        assert (found["__key__"], found["txt"]) == ("a", b"3")
+
+
+def test_what_the_policy_drops_can_be_set_aside(tmp_path: Path) -> None:
+    data = pack([member for n in range(6) for member in sample(f"{n}", f"caption {n}")])
+    output = shelve(tmp_path, {"00000": data})
+    decision = output.decide(policy("0.5").model_copy(update={"dropped": "quarantine"}))
+    done = apply_shard(output.shard, decision, output.layout, output.storage)
+    assert (done.kept, done.dropped, done.quarantined) == (3, 0, 3)
+    aside = webdataset_samples(output.bytes_of(output.layout.quarantine("00000")))
+    kept = webdataset_samples(output.bytes_of(output.layout.tar("00000")))
+    assert aside + kept == webdataset_samples(data)
+    assert verify_shard(output.shard, output.layout, output.storage, done, decision).violations == ()
