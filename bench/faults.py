@@ -39,9 +39,10 @@ from tests.integration.faultproxy import (
     proxied,
 )
 
-BALLAST = 2 << 20
+BALLAST = 4 << 20  # the heavy shard leaves in several parts
 STAGES = ("inventory", "lint", "fit", "score", "plan", "apply", "repack", "restore", "verify", "export")
 READ_TARS = ("lint", "fit", "score", "apply", "repack", "restore", "verify")
+WITHOUT_PACKS = tuple(stage for stage in READ_TARS if stage != "repack")
 # Seconds that the storage goes on asking: enough for what passes, little for what does not.
 PATIENT, IMPATIENT = "30", "1"
 PUT_ONE, PUT_PART, COMPLETE = r"(?!.*uploadId=)", r".*partNumber=", r".*uploadId="
@@ -136,7 +137,8 @@ FAULTS = (
     Fault("body of a PUT cut", anywhere(CutRequest(50), "PUT", times=1, skip=3)),
     Fault("bodies of PUTs cut for ever", anywhere(CutRequest(50), "PUT", skip=3), True, (ERROR,)),
     Fault("slow, 10 MB/s", anywhere(Throttle(10_000_000))),
-    Fault("input replaced, same size", replaced(None), True, (ERROR, SAME), READ_TARS, put_back),
+    # Not in repack, which goes on without a shard that changed, and packs it later beside the others.
+    Fault("input replaced, same size", replaced(None), True, (ERROR, SAME), WITHOUT_PACKS, put_back),
     Fault("input replaced, shorter", replaced(10_000_000), True, (ERROR, SAME), READ_TARS, put_back),
 )
 

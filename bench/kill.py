@@ -25,7 +25,7 @@ from bench.places import Server, changed, differing
 from bench.trial import Nursery
 from bench.world import Stage, write_model
 
-BALLAST = 2 << 20  # 24 MiB in the heavy shard: several parts of an upload
+BALLAST = 4 << 20  # 48 MiB in the heavy shard: several parts of an upload
 HEAD = ("stage", "seconds", "kills", "before", "within", "after", "files then", "unfinished left",
         "not whole", "touched", "differing", "failed again")  # fmt: skip
 WRONG = ("partial", "touched", "differing", "failed")

@@ -14,6 +14,7 @@ from types import TracebackType
 
 _NEWNS, _NEWUSER = 0x00020000, 0x10000000
 _RDONLY, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 32, 4096, 16384, 1 << 18
+FILLER = ".filler.tmp"
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -33,10 +34,13 @@ class Small:
         private_mounts()
         aside = Path(self.keep) / "before"
         shutil.copytree(self.folder, aside)
-        _mount("none", self.folder, "tmpfs", 0, f"size={max(self.size, PAGE)},mode=0777")
+        # Size 0 would mean no limit; so one page more, and that is taken.
+        _mount("none", self.folder, "tmpfs", 0, f"size={self.size + PAGE},mode=0777")
+        Path(self.folder, FILLER).write_bytes(bytes(PAGE))
         shutil.copytree(aside, self.folder, dirs_exist_ok=True)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        Path(self.folder, FILLER).unlink()
         shutil.copytree(self.folder, Path(self.keep) / "after")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.faults import FAULTS, STAGES, Fault, try_often
+from bench.faults import BALLAST, FAULTS, STAGES, Fault, try_often
 from bench.matrix import Log, World, on_server
 from bench.places import remove_bucket
 from bench.trial import Nursery
@@ -28,7 +28,7 @@ def proxy(ceph: Store) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="module")
 def world(ceph: Store, proxy: Proxy, nursery: Nursery, model: tuple[Path, Path]) -> Iterator[World]:
-    yield on_server(model, nursery, ceph.server, BUCKET, 2 << 20, proxy.url)
+    yield on_server(model, nursery, ceph.server, BUCKET, BALLAST, proxy.url)
     remove_bucket(ceph.server, BUCKET)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.kill import WRONG, kill_often
+from bench.kill import BALLAST, WRONG, kill_often
 from bench.matrix import Log, World, on_disk, on_server
 from bench.places import Server
 from bench.trial import Nursery
@@ -15,7 +15,6 @@ from tests.integration.conftest import Store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-BALLAST = 2 << 20
 STAGES = ("inventory", "fit", "score", "plan", "apply", "repack", "restore", "export")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -252,7 +253,10 @@ def test_the_sample_is_frozen_before_arrivals(corpus: Path) -> None:
 def test_a_shard_that_is_no_tar_leaves_the_fit_with_its_reason(corpus: Path) -> None:
     run, engine = prepare(corpus)
     fit.freeze_sample(run)
-    (corpus / "raw" / "00001.tar").write_bytes((corpus / "raw" / "00001.tar").read_bytes()[:5000])
+    tar = corpus / "raw" / "00001.tar"
+    before, data = tar.stat(), tar.read_bytes()
+    tar.write_bytes(data[:5000].ljust(len(data), b"x"))
+    os.utime(tar, ns=(before.st_atime_ns, before.st_mtime_ns))  # rotten, not replaced
     fit_all(run, engine)
     meta = run.storage.read_json(run.layout.fit_meta(run.fit_key))
     assert set(meta["problems"]) == {"00001"}
