@@ -158,12 +158,15 @@ class Stages:
             )
 
     def pack(self) -> None:
-        """The survivors in shards of `--repack` samples; it waits for shards that only the storage kept back."""
+        """The survivors in shards of `--repack` samples.
+
+        The map is frozen, so it waits for shards that failed just now, if they can be scored at all.
+        """
         layout, storage = self.run.layout, self.run.storage
         if self.settings.repack is None:
             return
-        if any(item["passing"] for item in self.failed.values()):
-            self.progress.note("packing waits for the shards that failed: run the same command again")
+        if any(item["passing"] or item["stage"] == "write" for item in self.failed.values()):
+            self.progress.note("packing waits for the shards that failed: mend them, and run the same command again")
             return
         with self._stage("pack") as finished:
             targets = to_pack(layout, storage, self.settings.repack)

@@ -95,7 +95,8 @@ def apply(
         worked = loop.over(todo, work, show, max_failed=given.max_failed)
     failed = list(worked.failed)
     packed = None
-    if given.repack is not None and not any(failure.passing for failure in failed):
+    # The map is frozen: shards that fail now would come in a generation of their own, behind all others.
+    if given.repack is not None and not failed:
         packed, more = _pack(chosen, given, layout, storage, limits, shards, show)
         failed += more
     write_index(layout, storage)
@@ -118,7 +119,7 @@ def apply(
     text += f"; {unscored:,} have no scores" if unscored else ""
     text += f"; packed {packed:,} new shards of {given.repack:,} samples" if packed is not None else ""
     if given.repack is not None and packed is None:
-        text += "; packing waits for the shards that failed: run the same command again"
+        text += "; packing waits for the shards that failed: mend them, and run the same command again"
     code = EXIT_SHARDS_FAILED if failed else EXIT_OK
     return Answer(f"{text}\n{listed(value['failed'])}".rstrip(), value, code)
 
