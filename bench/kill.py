@@ -6,8 +6,7 @@
 For each stage a table says how many kills came before its first file, between its first and last, and after its end;
 how many of its files were visible then; how many visible files were not complete; how many finished files the second
 run touched; how many files of the final output differ; and the unfinished files and uploads that the killed writers
-left. The four counts of errors must be 0, and the exit code tells. `clean`, the whole run as a Prefect flow, is a
-stage that has to be asked for: `--stages clean --kills 3`.
+left. The four counts of errors must be 0, and the exit code tells.
 """
 
 from __future__ import annotations
