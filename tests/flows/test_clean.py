@@ -15,8 +15,8 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ParameterTypeError
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from ecif import inventory, manifest
-from ecif.errors import ConflictError, MissingFileError
+from ecif import inventory, manifest, packs
+from ecif.errors import ConflictError, MissingFileError, TooManyFailedError
 from ecif.layout import Layout
 from ecif.settings import saved
 from ecif.stages.verify import verify
@@ -211,3 +211,46 @@ def test_object_storage_works_and_its_secrets_stay_out_of_the_database(corpus: C
     assert s3_bucket.options["endpoint_url"] not in parameters
     with pytest.raises(ParameterTypeError, match="ECIF_STORAGE_OPTIONS"):
         clean([s3_bucket.url], {**saved(settings), "storage_options": s3_bucket.options})
+
+
+def test_survivors_are_packed_and_arrivals_go_on_behind_them(corpus: Corpus, tmp_path: Path) -> None:
+    later = corpus.raw / "00003.tar"
+    later.rename(tmp_path / "later.tar")
+    settings = corpus.settings(repack=5)
+    outcome = run_clean(corpus.sources, settings, Notes())
+    layout, storage = Layout(settings.out), Storage()
+    assert "pack" in outcome.seconds
+    first = files(tmp_path / "out")
+    assert sum(packed.samples for packed in packs.shards(layout, storage)) == outcome.kept
+    (tmp_path / "later.tar").rename(later)
+    again = run_clean(corpus.sources, settings, Notes())
+    assert again.written == 4
+    assert sum(packed.samples for packed in packs.shards(layout, storage)) == again.kept > outcome.kept
+    made = {name: content for name, content in files(tmp_path / "out").items() if name.endswith((".tar", ".parquet"))}
+    assert {name: content for name, content in first.items() if name in made}.items() <= made.items()
+    found = verify(layout, storage, inventory.load(layout, storage))
+    assert found.ok, found.violations
+    with pytest.raises(ConflictError, match=r"shards of 5 samples .*not as shards one to one"):
+        run_clean(corpus.sources, corpus.settings(), Notes())
+
+
+def test_columns_are_written_beside_untouched_shards(corpus: Corpus, tmp_path: Path) -> None:
+    settings = corpus.settings(write="columns")
+    outcome = run_clean(corpus.sources, settings, Notes())
+    assert (outcome.written, outcome.dropped, outcome.failed) == (4, SAMPLES, [])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *(f"{number:05d}.parquet" for number in range(4)),
+        "_ecif",
+    ]
+    layout, storage = Layout(settings.out), Storage()
+    found = verify(layout, storage, inventory.load(layout, storage))
+    assert found.ok, found.violations
+
+
+def test_too_many_failures_end_the_run(corpus: Corpus, tmp_path: Path) -> None:
+    for number in (0, 2):
+        tar = corpus.raw / f"{number:05d}.tar"
+        tar.write_bytes(tar.read_bytes()[:700])
+    assert len(run_clean(corpus.sources, corpus.settings(max_failed=2), Notes()).failed) == 2
+    with pytest.raises(TooManyFailedError, match=r"2 shards failed, and --max-failed is 1"):
+        run_clean(corpus.sources, corpus.settings(max_failed=1, out=str(tmp_path / "other")), Notes())
