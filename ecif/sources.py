@@ -115,8 +115,7 @@ def _sources(part: str, storage: Storage) -> list[_Source]:
 
 def _one(text: str, storage: Storage) -> _Source:
     url = normalise(text)  # what it stands for is checked against the allow-list, one by one
-    if scheme_of(url) in READ_ONLY and re.search(r"[?#]", url):
-        raise UsageError(f"{text!r}: a query would be written into the inventory, with its secrets; download first")
+    _without_query(url)
     if _PATTERN.search(url) and (is_remote(url) or not os.path.isfile(url)):
         root = folder_of(url[: _first(url) + 1])
         return _braces(text, url, root, storage) if "{" in url else _glob(text, [url], root, storage)
@@ -124,6 +123,12 @@ def _one(text: str, storage: Storage) -> _Source:
         storage.info(url)
         return _Source(text, folder_of(url), (url,))
     return _folder(text, url, storage)
+
+
+def _without_query(url: str) -> None:
+    if scheme_of(url) in READ_ONLY and (query := re.search(r"[?#]", url)):
+        shown = f"{url[: query.end()]}..."
+        raise UsageError(f"{shown!r}: a query would be written into the inventory, with its secrets; download first")
 
 
 def _first(url: str) -> int:
@@ -200,6 +205,7 @@ def _from_list(text: str, storage: Storage) -> _Source:
         if not is_remote(entry) and not os.path.isabs(entry) and not entry.lower().startswith("file:"):
             entry = join(folder_of(normalise(text)), entry)
         if entry.endswith(TARS) and not _PATTERN.search(entry):
+            _without_query(entry)
             plain.append(storage.check(entry))
             continue
         source = _one(entry, storage)

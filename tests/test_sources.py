@@ -308,3 +308,13 @@ def test_prefixes_tell_roots_apart(paths: set[tuple[str, ...]]) -> None:
     assert len(set(prefixes.values())) == len(roots)
     for root, prefix in prefixes.items():
         assert root.endswith(prefix)
+
+
+def test_a_signed_url_is_refused_and_its_signature_not_repeated(tmp_path: Path, storage: Storage) -> None:
+    listed = tmp_path / "shards.txt"
+    for url in ("http://host/x.tar?sig=s3cr3t", "http://host/x?sig=s3cr3t&of=.tar", "https://host/x?s3cr3t/y.tar"):
+        listed.write_text(url)
+        for source in (url, str(listed)):
+            with pytest.raises(UsageError, match="a query would be written") as caught:
+                expand([source], storage)
+            assert "s3cr3t" not in str(caught.value)
