@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import secrets
+from abc import abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -39,9 +40,9 @@ class FileWriter(Writer):
         self._handle: int | None = None
         self._mover: ThreadPoolExecutor | None = None
 
+    @abstractmethod
     def _begin(self) -> None:
         """Make the temporary file: set its name and its handle."""
-        raise NotImplementedError
 
     def _push(self, full: bytearray) -> None:
         hashed = self._hash(full)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -53,9 +54,9 @@ class Reader(_Base):
     def __init__(self, url: str, size: int, options: Mapping[str, Any] | None = None) -> None:
         self.url, self.size, self._position, self._options = url, size, 0, options
 
+    @abstractmethod
     def _piece(self, position: int, wanted: int) -> bytes | memoryview:
         """At least one and at most `wanted` bytes, which are there, from `position` on."""
-        raise NotImplementedError
 
     def readable(self) -> bool:
         return True

@@ -8,6 +8,7 @@ when all are under way; that bounds memory whatever the size of the file.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +25,7 @@ _FIRST_BYTES = 2**18
 UNDER_WAY = 3
 
 
-class Writer:
+class Writer(ABC):
     """Writes one file that appears whole when it is finished; see `Storage.create`.
 
     Not to be shared between threads. Back ends say how a full block is sent (`_push`), and what makes the file
@@ -52,17 +53,17 @@ class Writer:
         self._ended = False
         self._take(bytearray(min(block, _FIRST_BYTES if at_most is None else max(1, at_most))))
 
+    @abstractmethod
     def _push(self, full: bytearray) -> None:
         """Begin to send a full block; `_lend` it for as long as that takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _appear(self, rest: memoryview) -> Published:
         """Send the last block, which is shorter, wait for all, and make the file visible."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _undo(self) -> None:
         """Leave nothing behind; also after `_appear`, successful or not, and when nothing was begun."""
-        raise NotImplementedError
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take over `data`, which may be reused at once. Waits while all blocks are under way.
