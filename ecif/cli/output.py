@@ -115,6 +115,7 @@ def apply(
     text = (
         f"wrote {len(worked.results):,} shards to {layout.root}: kept {counts['kept']:,}, dropped {counts['dropped']:,}"
     )
+    text += f", quarantined {counts['quarantined']:,}" if counts["quarantined"] else ""
     text += f"; {len(done):,} were there before" if done else ""
     text += f"; {unscored:,} have no scores" if unscored else ""
     text += f"; packed {packed:,} new shards of {given.repack:,} samples" if packed is not None else ""

@@ -59,11 +59,12 @@ def headline(decision: Decision | None, numbers: Numbers, counts: Counts) -> str
         return "No pairs were found"
     if decision is None:
         return f"{integer(counts.ok)} of {integer(counts.pairs)} pairs scored, nothing decided yet"
-    if not counts.dropped:
-        return f"All {integer(counts.kept)} pairs kept" if not counts.quarantined else "No pair dropped"
+    if not counts.dropped and not counts.quarantined:
+        return f"All {integer(counts.kept)} pairs kept"
     done = numbers.written.shards >= numbers.scored
     drop, keep = ("dropped", "kept") if done else ("to drop", "to keep")
-    return f"{integer(counts.dropped)} of {integer(counts.pairs)} pairs {drop}, {integer(counts.kept)} {keep}"
+    aside = f", {integer(counts.quarantined)} {'quarantined' if done else 'to quarantine'}" if counts.quarantined else ""
+    return f"{integer(counts.dropped)} of {integer(counts.pairs)} pairs {drop}{aside}, {integer(counts.kept)} {keep}"
 
 
 def state(decision: Decision | None, numbers: Numbers, counts: Counts) -> list[str]:

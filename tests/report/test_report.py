@@ -37,7 +37,7 @@ def test_a_finished_run(corpus: Corpus) -> None:
     page = corpus.page(decision)
     text = page.text()
 
-    assert page.text("h1") == "11 of 120 pairs dropped, 99 kept"
+    assert page.text("h1") == "11 of 120 pairs dropped, 10 quarantined, 99 kept"
     assert "Pairs read 120 in 2 shards Kept 99 82.5 % Dropped 11 9.2 %, 10 % of the scored" in text
     assert "Quarantined 10 8.3 % Without a score 10 8.3 %, quarantined Shards written 2 of 2" in text
     assert "predicted change of the validation loss when the pair is removed" in text
