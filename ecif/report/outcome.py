@@ -62,8 +62,8 @@ def headline(decision: Decision | None, numbers: Numbers, counts: Counts) -> str
     if not counts.dropped and not counts.quarantined:
         return f"All {integer(counts.kept)} pairs kept"
     done = numbers.written.shards >= numbers.scored
-    drop, keep = ("dropped", "kept") if done else ("to drop", "to keep")
-    aside = f", {integer(counts.quarantined)} {'quarantined' if done else 'to quarantine'}" if counts.quarantined else ""
+    drop, set_aside, keep = ("dropped", "quarantined", "kept") if done else ("to drop", "to quarantine", "to keep")
+    aside = f", {integer(counts.quarantined)} {set_aside}" if counts.quarantined else ""
     return f"{integer(counts.dropped)} of {integer(counts.pairs)} pairs {drop}{aside}, {integer(counts.kept)} {keep}"
 
 
