@@ -27,7 +27,7 @@ from ecif.shards.samples import Sample, group
 from ecif.shards.sidecars import Row
 from ecif.shards.tar import Limits, read_members
 from ecif.stages.plan import only_score_key, score_meta
-from ecif.storage import FileInfo, Storage
+from ecif.storage import Storage
 from ecif.verdicts import DENIED, DROP, KEEP, QUARANTINE, by_content, content_of, judge, spared
 
 PREFIX = "ecif_"
@@ -90,7 +90,7 @@ def publish_shard(
     samples = sum(made.statuses.values())
     done = Manifest(
         shard=shard.name,
-        input=FileInfo(shard.url, shard.size, shard.etag),
+        input=shard.info,
         samples=samples,
         kept=made.actions[KEEP],
         dropped=made.actions[DROP],
@@ -169,7 +169,7 @@ def _looked_into(verdicts: pl.DataFrame, chosen: Lists, shard: Shard, storage: S
     """The verdicts after a look at the members of the samples, which takes one read of the tar."""
     keys, actions, reasons = (verdicts[name].to_list() for name in ("key", "action", "reason"))
     found: list[str] = []
-    with storage.open(shard.url, expect=FileInfo(shard.url, shard.size, shard.etag)) as stream:
+    with storage.open(shard.url, expect=shard.info) as stream:
         for item in group(read_members(stream, shard.url, limits), limits, shard.url):
             if isinstance(item, Sample):
                 found.append(item.key)

@@ -24,7 +24,7 @@ from ecif.shards import decode, sidecars
 from ecif.shards.samples import Sample, group
 from ecif.shards.sidecars import Row
 from ecif.shards.tar import Limits, read_members
-from ecif.storage import FileInfo, Storage
+from ecif.storage import Storage
 
 ALWAYS: dict[str, pl.DataType] = {
     "url": pl.String(),
@@ -122,7 +122,7 @@ def _of_members(shard: Shard, samples: pl.DataFrame, storage: Storage, limits: L
 
 def _read_members(shard: Shard, storage: Storage, limits: Limits) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Key and facts of every sample of a tar."""
-    with storage.open(shard.url, expect=FileInfo(shard.url, shard.size, shard.etag)) as stream:
+    with storage.open(shard.url, expect=shard.info) as stream:
         for item in group(read_members(stream, shard.url, limits), limits, shard.url):
             if not isinstance(item, Sample):
                 continue

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 import polars as pl
 
 from ecif import ALGO_VERSION, ledger, lists, manifest
-from ecif.errors import ConflictError, InputError
+from ecif.errors import ConflictError
 from ecif.inventory import Shard
 from ecif.layout import Layout
 from ecif.manifest import FileMark, Manifest
@@ -24,7 +24,7 @@ from ecif.shards import sidecars
 from ecif.shards.decode import OK
 from ecif.shards.tar import Limits
 from ecif.stages.parting import Parting
-from ecif.storage import FileInfo, Storage
+from ecif.storage import Storage
 from ecif.verdicts import DENIED, DROP, KEEP, QUARANTINE, judge, read_scores, rows, spared
 
 
@@ -77,7 +77,7 @@ def apply_shard(
     statuses = dict(sorted(scores["status"].value_counts().iter_rows()))
     done = Manifest(
         shard=shard.name,
-        input=FileInfo(shard.url, shard.size, shard.etag),
+        input=shard.info,
         samples=scores.height,
         kept=parting.counts[KEEP],
         dropped=parting.counts[DROP],
@@ -94,18 +94,6 @@ def apply_shard(
     )
     manifest.write(done, layout, storage)
     return done
-
-
-def check_unchanged(shard: Shard, storage: Storage) -> None:
-    """Make sure that a tar is still the one of the inventory.
-
-    Raises:
-        InputError: its size or tag differ.
-    """
-    now = storage.info(shard.url)
-    if (now.size, now.etag) != (shard.size, shard.etag):
-        problem = f"has changed since the inventory ({now.size} bytes now, {shard.size} then)"
-        raise InputError(f"{problem}; clean it into a new --out", url=shard.url)
 
 
 def _mark(storage: Storage, url: str, data: bytes) -> FileMark:

@@ -33,7 +33,6 @@ from ecif.segmentation import segment
 from ecif.selection import stream_scores
 from ecif.shards.decode import OK
 from ecif.stages import fitted, sums
-from ecif.stages.apply import check_unchanged
 from ecif.stages.batches import numbers
 from ecif.stages.engine import Chunk, Engine, load_engine
 from ecif.stages.reading import read_pairs
@@ -136,7 +135,6 @@ def map_shard(run: Run, engine: Engine, shard: Shard, removal: Removal) -> None:
     url = run.layout.edit_partial(removal.key, shard.name)
     if run.storage.exists(url):
         return
-    check_unchanged(shard, run.storage)
     scores = {shard.name: run.layout.scores(run.score_key, shard.name)}
     ((_, table),) = stream_scores(run.storage, scores, removal.columns)
     present = table.with_columns(removal.members(table).alias("gone")).filter(pl.col("status").is_in(_PRESENT))

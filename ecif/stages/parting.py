@@ -24,7 +24,7 @@ from ecif.manifest import FileMark
 from ecif.shards.headers import BLOCK
 from ecif.shards.samples import Place, track
 from ecif.shards.tar import Entry, Limits, TarWriter, scan
-from ecif.storage import FileInfo, Storage, Writer
+from ecif.storage import Storage, Writer
 from ecif.verdicts import DROP, KEEP, QUARANTINE, by_content, content_of
 
 # What is only copied is not held, so that its size does not matter.
@@ -81,7 +81,7 @@ class Parting:
             StorageError: something cannot be read or written.
         """
         shard = self._shard
-        with self._storage.open(shard.url, expect=FileInfo(shard.url, shard.size, shard.etag)) as source:
+        with self._storage.open(shard.url, expect=shard.info) as source:
             members: Iterable[Entry] = scan(source, shard.url, self._limits)
             if not self._tar:
                 members = without_global_headers(members, shard.url)

@@ -14,7 +14,6 @@ import PIL.Image
 import polars as pl
 import pytest
 
-from ecif.shards.apart import Parser
 from ecif.shards.lint import Finding, Lint, lint, repeats
 from ecif.shards.lint.shard import MOST_OF_A_KIND, lint_shard
 from ecif.shards.tar import Limits
@@ -48,8 +47,7 @@ def look(folder: Path, data: bytes, caption: str = "txt", **sidecars: bytes) -> 
 
 
 def shard(tar: Path, parquet: str | None = None, stats: str | None = None, caption: str = "txt") -> list[Finding]:
-    with Parser() as parser:
-        return lint_shard(Found("00000", str(tar)), parquet, stats, Storage(), Limits(), caption, parser).findings()
+    return lint_shard(Found("00000", str(tar)), parquet, stats, Storage(), Limits(), caption).findings()
 
 
 def look_at_all(expansion: Expansion, equal_images: int = 0) -> tuple[Lint, list[Finding]]:

@@ -33,7 +33,6 @@ class Output:
     layout: Layout
     storage: Storage
     inventory: Inventory
-    scratch: Path
 
     @property
     def shard(self) -> Shard:
@@ -118,6 +117,4 @@ def shelve(
     for name, data in tars.items():
         table = scores[name] if scores and name in scores else scores_of(data, name)
         storage.publish(layout.scores(SCORE_KEY, name), parquet(table))
-    scratch = folder / "scratch"
-    scratch.mkdir(exist_ok=True)
-    return Output(layout, storage, found, scratch)
+    return Output(layout, storage, found)

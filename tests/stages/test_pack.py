@@ -357,7 +357,7 @@ def test_killed_anywhere_and_run_again_ends_in_the_same_bytes(tmp_path: Path) ->
         decision = output.decide(policy("0.34"))
         dying = Killed(left)
         try:
-            pack_all(Output(output.layout, dying, output.inventory, output.scratch), decision, 3)
+            pack_all(Output(output.layout, dying, output.inventory), decision, 3)
         except StorageError:
             assert len(pack_all(output, decision, 3)) == 2
             assert ours(output) == ours(whole)
@@ -382,7 +382,7 @@ def test_two_at_once_on_an_object_store(tmp_path: Path, s3_bucket: Bucket) -> No
     layout = type(local.layout)(f"{s3_bucket.url}/out")
     for name in ("00000", "00001"):
         storage.publish(layout.scores(SCORE_KEY, name), local.bytes_of(local.layout.scores(SCORE_KEY, name)))
-    output = Output(layout, storage, local.inventory, local.scratch)
+    output = Output(layout, storage, local.inventory)
     decision = local.decide(policy("0.34"))
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: pack_all(output, decision, 3), range(2))

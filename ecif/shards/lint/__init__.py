@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from ecif.progress import Progress, Silent, shown
-from ecif.shards.apart import Parser
 from ecif.shards.lint.finding import Finding
 from ecif.shards.lint.numbering import numbering
 from ecif.shards.lint.repeats import Repeats
@@ -80,7 +79,6 @@ def lint(
     total = len(expansion.shards)
     with (
         tempfile.TemporaryDirectory(prefix="ecif-lint-") as folder,
-        Parser() as parser,
         shown(progress, "lint", total, "shards"),
     ):
         corpus = Repeats(Path(folder))
@@ -88,7 +86,7 @@ def lint(
         there = storage.lookup([url for pair in beside.values() for url in pair])
         for shard in expansion.shards:
             parquet, stats = (url if url in there else None for url in beside[shard.url])
-            found = lint_shard(shard, parquet, stats, storage, limits, caption, parser)
+            found = lint_shard(shard, parquet, stats, storage, limits, caption)
             for finding in found.findings():
                 note(finding)
             corpus.add(shard.name, shard.url, found.seen)

@@ -16,7 +16,6 @@ import polars as pl
 from ecif.errors import BadTarError, InputError, MissingFileError
 from ecif.interop import aliases
 from ecif.shards import gz, sidecars
-from ecif.shards.apart import Parser
 from ecif.shards.decode import IMAGE_EXTENSIONS, Refused, Undecodable, open_image, to_pair
 from ecif.shards.lint.finding import Finding, Severity
 from ecif.shards.lint.repeats import Seen
@@ -47,16 +46,14 @@ def lint_shard(
     storage: Storage,
     limits: Limits,
     caption: str,
-    parser: Parser,
 ) -> ShardLint:
     """Look at one shard and the sidecars that it has; a file that cannot be read is a finding, too.
 
     Args:
         parquet, stats: URLs of the sidecars that exist.
         caption: `txt`, or `json:FIELD`.
-        parser: reads the table.
     """
-    found = ShardLint(shard, storage, limits, caption, parser)
+    found = ShardLint(shard, storage, limits, caption)
     found.look(parquet, stats)
     return found
 
@@ -69,10 +66,9 @@ class ShardLint:
         samples: how many it holds, as far as it could be read.
     """
 
-    def __init__(self, shard: Found, storage: Storage, limits: Limits, caption: str, parser: Parser) -> None:
+    def __init__(self, shard: Found, storage: Storage, limits: Limits, caption: str) -> None:
         self._shard, self._url = shard, shard.url
         self._storage, self._limits, self._caption = storage, limits, caption
-        self._parser = parser
         self._found: list[Finding] = []
         self._of_a_kind: Counter[tuple[Severity, str, str]] = Counter()
         self._unusual: dict[str, tuple[Entry, int]] = {}
@@ -223,7 +219,7 @@ class ShardLint:
     def _table(self, url: str | None) -> pl.DataFrame | None:
         if url is not None:
             try:
-                return self._parser.read_parquet(self._storage.read_bytes(url), url)
+                return sidecars.read_parquet(self._storage.read_bytes(url), url)
             except InputError as error:
                 self._add("error", _code(error, "bad_parquet"), error.problem, url=url)
         return None
