@@ -4,10 +4,10 @@ Each measurement is a process of its own; the memory is the operating system's o
 process that lists an empty directory. `scan` goes through all files; `lookup` asks for every shard and its two
 sidecars, and holds what it finds, as taking inventory does. The files are empty: listing does not read them.
 
-    python -m bench.listing --work DIR [--files 100000] [--s3 ENDPOINT --bucket NAME] [--objects 20000]
+    python -m bench.listing --work DIR [--files 100000] [--s3 ENDPOINT] [--objects 20000]
 
-The keys for S3 come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY). The bucket must exist; what is
-written to it is removed again.
+The keys for S3 come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY). A bucket is made for it, and
+removed again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -92,7 +93,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--files", type=int, default=100_000, help="shards on disk, each of three files")
     parser.add_argument("--s3", metavar="ENDPOINT")
-    parser.add_argument("--bucket", default="ecif-bench")
     parser.add_argument("--objects", type=int, default=20_000, help="objects on S3, three of them a shard")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -105,13 +105,16 @@ def main() -> None:
     fill(folder, arguments.files)
     rows("disk", str(folder), {}, arguments.files)
     if arguments.s3:
-        options = {"endpoint_url": arguments.s3, "client_kwargs": {"region_name": "us-east-1"}}
-        prefix, shards = f"s3://{arguments.bucket}/listing", arguments.objects // len(ENDINGS)
+        options = {"endpoint_url": arguments.s3}
+        bucket, shards = f"ecif-listing-{os.getpid()}", arguments.objects // len(ENDINGS)
+        fs = filesystem(f"s3://{bucket}", options)
+        fs.mkdir(bucket)
         try:
-            on_all(prefix, options, "put_object", shards)
-            rows("S3", prefix, options, shards)
+            on_all(f"s3://{bucket}/listing", options, "put_object", shards)
+            rows("S3", f"s3://{bucket}/listing", options, shards)
         finally:
-            on_all(prefix, options, "delete_object", shards)
+            on_all(f"s3://{bucket}/listing", options, "delete_object", shards)
+            fs.rmdir(bucket)
 
 
 def rows(place: str, prefix: str, options: dict[str, Any], count: int) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ecif.errors import BadTarError
 from ecif.shards import gz, headers
+from ecif.shards.alike import Alike, Run
 from ecif.shards.headers import (
     BLOCK,
     EXTENSIONS,
@@ -27,37 +28,31 @@ from ecif.shards.headers import (
 )
 from ecif.shards.window import Stream, Window
 
+# Where less of the tar is in memory, looking for all headers at once takes longer than reading them one by one.
+_WORTHWHILE = 256 << 10
+# How often in one block: where few headers are alike, most of it would be looked through in vain.
+_TRIES = 4
+
 
 @dataclass(slots=True)
-class Entry:
-    """One tar member as a scan comes to it. Not frozen, because that would triple the cost of making one.
+class Stretch:
+    """Raw bytes of a tar that a scan has come to: of one member or of several, side by side.
+
+    Not frozen, like all that is made once a member, because that would triple the cost of making one.
 
     Attributes:
-        name: as tarfile gives it; bytes that are not UTF-8 appear as `\\xff`, so that a name fits in any table.
         offset: of the first header, in the tar.
-        length: of all its raw bytes: extension headers (PAX, GNU long name), header, data and padding.
-        size: of the data.
-        kind: the type flag of its header, one byte; see `headers`.
-        has_pax: whether one of its headers is a PAX header.
+        length: of all bytes, to the end of the last padding.
     """
 
-    name: str
     offset: int
     length: int
-    size: int
-    kind: bytes
-    has_pax: bool
     _scan: Scan = field(repr=False, compare=False)
-
-    @property
-    def is_file(self) -> bool:
-        """A regular file; directories, links and global PAX headers are not."""
-        return self.kind in FILES
 
     @property
     def is_global_header(self) -> bool:
         """Whether it is a global PAX header, which says something about the members that follow."""
-        return self.kind == GLOBAL
+        return False
 
     def held(self) -> tuple[bytes, int] | None:
         """The block in memory that holds all its raw bytes, and where in it they begin; None when none holds all."""
@@ -69,9 +64,36 @@ class Entry:
         """Its raw bytes in blocks; to be read at most once, before the scan goes on.
 
         Raises:
-            BadTarError: the file is cut short in this member.
+            BadTarError: the file is cut short in it.
         """
         return self._scan.pieces(self)
+
+
+@dataclass(slots=True)
+class Entry(Stretch):
+    """One tar member as a scan comes to it; its bytes are extension headers (PAX, long name), header, data, padding.
+
+    Attributes:
+        name: as tarfile gives it; bytes that are not UTF-8 appear as `\\xff`, so that a name fits in any table.
+        size: of the data.
+        kind: the type flag of its header, one byte; see `headers`.
+        has_pax: whether one of its headers is a PAX header.
+    """
+
+    name: str
+    size: int
+    kind: bytes = b"0"
+    has_pax: bool = False
+
+    @property
+    def is_file(self) -> bool:
+        """A regular file; directories, links and global PAX headers are not."""
+        return self.kind in FILES
+
+    @property
+    def is_global_header(self) -> bool:
+        """Whether it is a global PAX header, which says something about the members that follow."""
+        return self.kind == GLOBAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +127,10 @@ class Scan:
         self._url, self._header_bytes = url, header_bytes
         self._window = Window(stream, url, seek=seek)
         self._due = 0  # where the next header has to be
-        self._entry: Entry | None = None
-        self._alike: headers.Alike | None = None
+        self._last: tuple[int, str] | None = None  # offset and name of the last member in memory
+        self._alike: Alike | None = None
+        self._run: Iterator[tuple[str, int, int]] = iter(())  # members whose headers are read, to be given out
+        self._tried, self._tries = -1, 0
         self._headers = 0  # bytes of extension and global headers since the last member
         self._ended = False
         self.offset = self.end_blocks = self.size = 0
@@ -116,6 +140,64 @@ class Scan:
         return self
 
     def __next__(self) -> Entry:
+        start = self._due
+        for name, size, end in self._run:
+            self._due = end
+            return Entry(start, end - start, self, name, size)
+        if (run := self._read_run()) is not None:
+            self._run = zip(run.names(), run.sizes.tolist(), run.ends.tolist(), strict=True)
+            return self.__next__()
+        return self._read_entry()
+
+    def batches(self) -> Iterator[Run | Entry]:
+        """The same members, and those together whose headers were read together.
+
+        What is read of a batch has to be read before the next one is asked for.
+        """
+        self._run = iter(())
+        while not self._ended:
+            run = self._read_run()
+            if run is not None:
+                self._due = int(run.ends[-1])
+                yield run
+                continue
+            try:
+                entry = self._read_entry()
+            except StopIteration:
+                return
+            yield entry
+
+    def pieces(self, stretch: Stretch) -> Iterator[memoryview]:
+        """See `Stretch.pieces`."""
+        window, position, end = self._window, stretch.offset, stretch.offset + stretch.length
+        if position < window.base:
+            raise RuntimeError("the bytes of a tar member are there once, until the scan goes on")
+        while position < end:
+            here = position - window.base
+            if here < len(window.data):
+                piece = memoryview(window.data)[here : here + end - position]
+                position += len(piece)
+                yield piece
+            elif not window.forward():
+                raise self._cut()
+
+    def _read_run(self) -> Run | None:
+        """The members that follow, if their headers can be read at once."""
+        window, start = self._window, self._due
+        if self._alike is None or not window.base <= start <= window.end - _WORTHWHILE:
+            return None
+        if window.base != self._tried:
+            self._tried, self._tries = window.base, 0
+        self._tries += 1
+        if self._tries > _TRIES:
+            return None
+        run = self._alike.run(window.data, start - window.base, window.base)
+        if run is not None:
+            self._headers = 0
+            self._last = run.last()
+        return run
+
+    def _read_entry(self) -> Entry:
         if self._ended:
             raise StopIteration
         start = at = self._due
@@ -126,10 +208,10 @@ class Scan:
                 self._headers = 0
                 length = BLOCK + -(-found[1] // BLOCK) * BLOCK
                 self._due = start + length
-                self._entry = entry = Entry(found[0], start, length, found[1], b"0", False, self)
-                return entry
-        if self._entry is not None and not window.skip_to(start):
-            raise self._cut(self._entry.offset, self._entry.name)
+                self._last = (start, found[0])
+                return Entry(start, length, self, *found)
+        if self._last is not None and not window.skip_to(start):
+            raise self._cut()
         extensions: Extensions | None = None
         has_pax = False
         while True:
@@ -158,24 +240,10 @@ class Scan:
         if kind == SPARSE:
             raise self._bad(SPARSE_REFUSED, at, name)
         if kind == b"0" and extensions is None and not has_pax:
-            self._alike = headers.Alike(block)
+            self._alike = Alike(block)
         self._due = at + BLOCK + -(-size // BLOCK) * BLOCK
-        self._entry = entry = Entry(name, start, self._due - start, size, kind, has_pax, self)
-        return entry
-
-    def pieces(self, entry: Entry) -> Iterator[memoryview]:
-        """See `Entry.pieces`."""
-        window, position, end = self._window, entry.offset, self._due
-        if entry is not self._entry or position < window.base:
-            raise RuntimeError("the bytes of a tar member are there once, until the scan goes on")
-        while position < end:
-            here = position - window.base
-            if here < len(window.data):
-                piece = memoryview(window.data)[here : here + end - position]
-                position += len(piece)
-                yield piece
-            elif not window.forward():
-                raise self._cut(entry.offset, entry.name)
+        self._last = (start, name)
+        return Entry(start, self._due - start, self, name, size, kind, has_pax)
 
     def _header(self, block: bytes, at: int) -> Header:
         if headers.is_header(block):
@@ -195,7 +263,7 @@ class Scan:
             raise Malformed(f"long-name and PAX headers of more than {self._header_bytes} bytes are refused")
         body = self._window.peek(at + BLOCK, padded, start)
         if len(body) < padded:
-            raise self._cut(at, header.name)
+            raise self._cut((at, header.name))
         return body
 
     def _end(self, block: bytes, at: int, start: int) -> None:
@@ -237,6 +305,7 @@ class Scan:
     def _bad(self, problem: str, at: int, member: str | None = None) -> BadTarError:
         return BadTarError(problem, url=self._url, member=member, offset=at)
 
-    def _cut(self, at: int, member: str) -> BadTarError:
+    def _cut(self, at: tuple[int, str] | None = None) -> BadTarError:
+        offset, member = at or self._last or (self._due, "")
         end = self._window.end
-        return self._bad(f"the file is cut short in this member, at {end} bytes; fetch it again", at, member)
+        return self._bad(f"the file is cut short in this member, at {end} bytes; fetch it again", offset, member)

@@ -19,8 +19,6 @@ ZEROS = bytes(BLOCK)
 
 # name; mode, uid, gid; size; mtime; type; devmajor, devminor; prefix
 _FIELDS = struct.Struct("100s 24s 12s 12s 8x c 172x 16s 155s 12x")
-# name; mode, uid, gid; size; mtime; checksum; type; all but the last byte of the link's name; the rest
-_PARTS = struct.Struct("100s 24s 12s 12s 8s c 99s 256s")
 _WITHOUT_DATA = b"123456"  # links, devices, directories: their size field may be set, but no data follows
 _PAX_RECORD = re.compile(rb"(\d{1,20}) ([^=]+)=")
 # GNU tar and bsdtar, Solaris, star: each has records of its own for files with holes.
@@ -90,40 +88,6 @@ def parse(block: bytes) -> Header:
     if kind == b"5":
         name = name.rstrip("/")
     return Header(name, 0 if kind in _WITHOUT_DATA else size, kind)
-
-
-class Alike:
-    """Reads headers of files that differ from an earlier one in name, size, time and checksum only, much sooner.
-
-    Within one shard nearly all headers are like that, and where only bytes are copied, reading headers is most of the
-    work.
-
-    Args:
-        block: a header of type `0` whose checksum fits and which `parse` reads.
-    """
-
-    __slots__ = ("_owner", "_prefix", "_rest", "_sum")
-
-    def __init__(self, block: bytes) -> None:
-        _, self._owner, _, _, _, _, _, self._rest = _PARTS.unpack(block)
-        prefix = text(_FIELDS.unpack(block)[-1])
-        self._prefix = f"{prefix}/" if prefix else ""
-        self._sum = (adler32(self._rest) & 0xFFFF) - 1
-
-    def read(self, data: bytes, at: int) -> tuple[str, int] | None:
-        """Name and size of the header at an offset; None when it is not alike, whatever else it may be."""
-        name, owner, size, mtime, checksum, kind, _, rest = _PARTS.unpack_from(data, at)
-        if rest != self._rest or owner != self._owner or kind != b"0":
-            return None
-        digits = size[:11] + mtime[:11] + checksum[:6]
-        if not digits.isdigit() or b"8" in digits or b"9" in digits:
-            return None
-        if size[11] not in b"\0 " or mtime[11] not in b"\0 " or checksum[6:] != b"\0 ":
-            return None
-        total = (adler32(data[at : at + 256]) & 0xFFFF) - (adler32(checksum) & 0xFFFF) + 8 * ord(" ") + self._sum
-        if int(checksum[:6], 8) != total:
-            return None
-        return self._prefix + text(name), int(size[:11], 8)
 
 
 def check_global(body: bytes) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ecif.errors import BadTarError
 from ecif.shards import names
-from ecif.shards.tar import Entry, Limits, Member
+from ecif.shards.tar import Entry, Limits, Member, Scan, Stretch
 
 
 @dataclass(slots=True)
@@ -107,8 +107,36 @@ def track(
                 same = "" if key.startswith("__") else f"{key}."
         members += 1
         if members > limits.members_per_sample:
-            raise _too_many(key, limits, url, entry)
+            raise _too_many(key, limits, url, name, entry.offset)
         yield entry, Place(index, key, extension, first)
+
+
+def stretches(scan: Scan) -> Iterator[tuple[Stretch, Place | None]]:
+    """As `track`, but members of one sample that stand side by side come together, where their headers were read so.
+
+    This is what copying asks for: a few steps for each sample, instead of many for each member.
+
+    Returns:
+        Stretches, each before the next one is looked for: of one sample, whose `Place` has no extension and says
+        whether the sample begins with them; or of members that belong to none, with None.
+    """
+    index, current = -1, ""
+    for batch in scan.batches():
+        if isinstance(batch, Entry):
+            parts = names.split(batch.name) if batch.is_file else None
+            keys, ends = [None if parts is None else parts[0]], [batch.offset + batch.length]
+        else:
+            keys, ends = batch.groups()
+        begin = batch.offset
+        for key, end in zip(keys, ends, strict=True):
+            place = None
+            if key is not None:
+                first = key != current
+                if first:
+                    index, current = index + 1, key
+                place = Place(index, key, "", first)
+            yield batch if isinstance(batch, Entry) else Stretch(begin, end - begin, scan), place
+            begin = end
 
 
 def group(members: Iterable[Member], limits: Limits = Limits(), url: str = "the tar") -> Iterator[Sample | Member]:
@@ -162,7 +190,7 @@ class _Open:
             self.behind.append(member)
             return
         if len(self.members) == limits.members_per_sample:
-            raise _too_many(self.key, limits, url, member)
+            raise _too_many(self.key, limits, url, member.name, member.offset)
         self.between += self.behind
         self.behind = []
         self.duplicate |= extension in self.extensions
@@ -177,6 +205,6 @@ class _Open:
         yield from self.behind
 
 
-def _too_many(key: str | None, limits: Limits, url: str, member: Member | Entry) -> BadTarError:
+def _too_many(key: str | None, limits: Limits, url: str, member: str, offset: int) -> BadTarError:
     problem = f"the sample {key!r} has more than {limits.members_per_sample} members; are the keys right?"
-    return BadTarError(problem, url=url, member=member.name, offset=member.offset)
+    return BadTarError(problem, url=url, member=member, offset=offset)

@@ -18,6 +18,7 @@ from ecif.errors import BadTarError
 from ecif.shards import names
 from ecif.shards.entries import Entry as Entry
 from ecif.shards.entries import Scan as Scan
+from ecif.shards.entries import Stretch as Stretch
 from ecif.shards.headers import BLOCK, GLOBAL
 from ecif.shards.window import Stream
 
@@ -152,11 +153,11 @@ class TarWriter:
         self._block: bytes | None = None  # holds what is gathered, from `_start` to `_end`
         self._start = self._end = 0
 
-    def add(self, entry: Entry) -> None:
-        """Append a member of a scan. Members that stand side by side in one block are passed on together.
+    def add(self, entry: Stretch) -> None:
+        """Append members of a scan. Those that stand side by side in one block are passed on together.
 
         Raises:
-            BadTarError: the file that is scanned is cut short in this member.
+            BadTarError: the file that is scanned is cut short in them.
         """
         if entry.is_global_header:
             self._waiting.append(b"".join(entry.pieces()))

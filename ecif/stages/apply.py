@@ -103,7 +103,7 @@ def _mark(storage: Storage, url: str, data: bytes) -> FileMark:
 
 def _sidecars(shard: Shard, verdicts: pl.DataFrame, layout: Layout, storage: Storage) -> dict[str, tuple[str, bytes]]:
     """URL, kind and new content of the sidecars that exist."""
-    samples = rows(verdicts)
+    samples = rows(verdicts) if shard.parquet is not None or shard.stats is not None else []
     parts: dict[str, tuple[str, bytes]] = {}
     height = None
     if shard.parquet is not None:

@@ -22,8 +22,8 @@ from ecif.layout import Layout
 from ecif.lists import Lists
 from ecif.manifest import FileMark
 from ecif.shards.headers import BLOCK
-from ecif.shards.samples import Place, track
-from ecif.shards.tar import Entry, Limits, TarWriter, scan
+from ecif.shards.samples import Place, stretches, track
+from ecif.shards.tar import Entry, Limits, Stretch, TarWriter, scan
 from ecif.storage import Storage, Writer
 from ecif.verdicts import DROP, KEEP, QUARANTINE, by_content, content_of
 
@@ -82,14 +82,11 @@ class Parting:
         """
         shard = self._shard
         with self._storage.open(shard.url, expect=shard.info) as source:
-            members: Iterable[Entry] = scan(source, shard.url, self._limits)
-            if not self._tar:
-                members = without_global_headers(members, shard.url)
-            entries = track(members, ANY, shard.url)
+            members = scan(source, shard.url, self._limits)
             if self._lists.by_content:
-                self._held(entries)
+                self._held(track(self._mobile(members), ANY, shard.url))
             else:
-                self._flowing(entries)
+                self._flowing(stretches(members))
         if self._samples != len(self._keys):
             raise self._not_its_scores(f"it holds {self._samples} samples, its score table {len(self._keys)}")
 
@@ -104,11 +101,17 @@ class Parting:
         tars = {("tar", KEEP): self._kept, ("quarantine", QUARANTINE): self._aside}
         return {kind: tar.finish() for (kind, action), tar in tars.items() if tar is not None and self.counts[action]}
 
-    def _flowing(self, entries: Iterable[tuple[Entry, Place | None]]) -> None:
+    def _mobile(self, entries: Iterable[Entry]) -> Iterable[Entry]:
+        """The members, which all have to be such as can be packed where that is what follows."""
+        return entries if self._tar else without_global_headers(entries, self._shard.url)
+
+    def _flowing(self, entries: Iterable[tuple[Stretch, Place | None]]) -> None:
         kept = None if self._kept is None else self._kept.tar
         action, digest = KEEP, None
         for entry, place in entries:
             if place is None:
+                if not self._tar and isinstance(entry, Entry):
+                    refuse_global_header(entry, self._shard.url)
                 if kept is not None:
                     kept.add(entry)
                 continue
@@ -207,10 +210,19 @@ def without_global_headers(entries: Iterable[Entry], url: str) -> Iterator[Entry
         BadTarError: one is a global PAX header, which would hold for the members of the others, too.
     """
     for entry in entries:
-        if entry.is_global_header:
-            problem = "a global PAX header would hold for the members of other shards; use a new --out without --repack"
-            raise BadTarError(problem, url=url, member=entry.name, offset=entry.offset)
+        refuse_global_header(entry, url)
         yield entry
+
+
+def refuse_global_header(entry: Entry, url: str) -> None:
+    """Raise where a member would hold for the members of others.
+
+    Raises:
+        BadTarError: it is a global PAX header.
+    """
+    if entry.is_global_header:
+        problem = "a global PAX header would hold for the members of other shards; use a new --out without --repack"
+        raise BadTarError(problem, url=url, member=entry.name, offset=entry.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +253,8 @@ class Growing:
             self._digest.update(data)
         self._writer.write(data)
 
-    def add(self, entry: Entry, digest: Any) -> None:
-        """Append a member, and feed its bytes to `digest`."""
+    def add(self, entry: Stretch, digest: Any) -> None:
+        """Append members, and feed their bytes to `digest`."""
         self.tar.flush()
         self._digest = digest
         self.tar.add(entry)

@@ -6,24 +6,26 @@ became of the input, so that a long run can tell whether it reached what it shou
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import itertools
 import tarfile
 import warnings
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import PIL.Image
 from webdataset import tariterators
 
 from ecif.errors import BadTarError
-from ecif.shards import gz
+from ecif.shards import entries, gz
 from ecif.shards.compare import Comparison
 from ecif.shards.decode import STATUSES, Pair, Undecodable, decode_image, to_pair
 from ecif.shards.headers import is_header
-from ecif.shards.samples import Sample, group, track
-from ecif.shards.tar import Limits, Member, TarWriter, count_samples, read_members, scan
+from ecif.shards.samples import Sample, group, stretches, track
+from ecif.shards.tar import Entry, Limits, Member, TarWriter, count_samples, read_members, scan
 from tests.shards.tars import Trickle
 
 URL = "x.tar"
@@ -43,12 +45,25 @@ def read(data: bytes, step: int = 1 << 22) -> tuple[list[Member], str | None]:
     return found, None
 
 
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Headers are read together however few they are; else only large tars come to it."""
+    worthwhile, entries._WORTHWHILE = entries._WORTHWHILE, 512
+    try:
+        yield
+    finally:
+        entries._WORTHWHILE = worthwhile
+
+
 def check_tar(data: bytes, step: int) -> str:
     """All invariants of reading and copying a tar; `step` is how many bytes the stream hands out at once."""
     members, error = read(data)
     if gz.is_gzip(data) and not is_header(data[:512]):
         return check_gzip(data, step)
     assert read(data, step) == (members, error), "the size of the reads makes a difference"
+    with together():
+        assert read(data) == (members, error), "reading headers together makes a difference"
+        _check_scan(data, members, error)
     for before, member in zip([None, *members], members, strict=False):
         assert member.offset == (0 if before is None else before.offset + len(before.raw))
         assert len(member.raw) % 512 == 0
@@ -58,6 +73,7 @@ def check_tar(data: bytes, step: int) -> str:
         return "refused after members" if members else "refused"
     _check_copy(data, members)
     _check_samples(data, members)
+    _check_stretches(data)
     return _check_tarfile(data, members)
 
 
@@ -137,6 +153,23 @@ def _check_samples(data: bytes, members: list[Member]) -> None:
     for found in grouped:
         pair = to_pair(found, "00000", "json:caption", LIMITS)
         assert isinstance(pair, Pair) or pair.status in STATUSES
+
+
+def _check_stretches(data: bytes) -> None:
+    """Stretches are the members of `track`, side by side: the same bytes for the same samples."""
+    members = track(scan(io.BytesIO(data), URL), Limits(members_per_sample=1 << 30))
+    expected = [(place and (place.index, place.key), place is not None and place.first, e) for e, place in members]
+    with together():
+        met = 0
+        for stretch, place in stretches(scan(io.BytesIO(data), URL)):
+            assert b"".join(stretch.pieces()) == data[stretch.offset : stretch.offset + stretch.length]
+            end, first = stretch.offset + stretch.length, place is not None and place.first
+            assert stretch.offset == expected[met][2].offset
+            assert not isinstance(stretch, Entry) or stretch == expected[met][2]
+            while met < len(expected) and expected[met][2].offset < end:
+                assert expected[met][:2] == (place and (place.index, place.key), first)
+                first, met = False, met + 1
+        assert met == len(expected)
 
 
 def _is_metadata(name: str) -> bool:

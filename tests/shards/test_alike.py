@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ecif.shards import headers
-from ecif.shards.headers import BLOCK, Alike
-from ecif.shards.tar import read_members
+from ecif.shards import entries, headers, names
+from ecif.shards.alike import Alike
+from ecif.shards.headers import BLOCK
+from ecif.shards.tar import read_members, scan
 from tests.shards.tars import Entry, Tar, pack, sample, tars
 
 
@@ -61,3 +62,38 @@ def test_whatever_is_read_shortly_is_read_rightly(data: Tar, draws: st.DataObjec
         total = sum(damaged[:148]) + sum(damaged[156:]) + 8 * ord(" ")
         damaged[148:156] = b"%06o\0 " % total
         agrees(alike, bytes(damaged))
+
+
+NAMES = st.text("ab./_\n\u00e9", min_size=1, max_size=8).filter(lambda name: not name.endswith("/"))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(NAMES, min_size=2, max_size=12), st.sampled_from(["", "folder", "_", "a.b", "a\nb"]))
+@example(["a.b/.jpg", "a.b/.txt"], "")
+@example(["__x.jpg", "__x.__"], "")
+@example(["a.\nb/c.jpg", "a.\nb/c.txt"], "")
+@example(["a.jpg", "a.x/b.jpg"], "")
+def test_groups_are_of_one_key_and_all_members_are_in_them(found: list[str], prefix: str) -> None:
+    data = bytearray(pack([Entry(name, b"x") for name in found]))
+    for at in range(0, 1024 * len(found), 1024):
+        data[at + 345 : at + 345 + len(prefix)] = prefix.encode()
+        data[at + 148 : at + 156] = b"%06o\0 " % (sum(data[at : at + 148]) + sum(data[at + 156 : at + 512]) + 256)
+    run = Alike(bytes(data[:512])).run(bytes(data), 0, 0)
+    assert run is not None
+    expected = [f"{prefix}/{name}" if prefix else name for name in found]
+    assert run.names() == expected
+    keys, ends = run.groups()
+    spread = [key for key, begin, end in zip(keys, [0, *ends], ends, strict=False) for _ in range(begin, end, 1024)]
+    assert spread == [parts and parts[0] for parts in map(names.split, expected)]
+
+
+def test_a_shard_is_read_in_runs_and_a_tar_inside_it_is_payload() -> None:
+    inner = pack([entry for i in range(20) for entry in sample(f"inner/{i}")])
+    data = pack([entry for i in range(50) for entry in sample(f"{i:03d}", image=inner if i == 25 else bytes(20_000))])
+    first, run = scan(io.BytesIO(data), "x").batches()
+    assert isinstance(first, entries.Entry)
+    assert not isinstance(run, entries.Entry)
+    expected = [member.name for member in read_members(io.BytesIO(data), "x")]
+    assert [first.name, *run.names()] == expected
+    assert run.groups()[0][:3] == ["000", "001", "002"]
+    assert run.last()[1] == "049.txt"

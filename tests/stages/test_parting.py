@@ -6,7 +6,7 @@ import hashlib
 import json
 import tarfile
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ecif import ledger, lists
 from ecif.errors import BadTarError, InputError
 from ecif.manifest import Manifest
 from ecif.selection import Decision
-from ecif.shards.samples import track
+from ecif.shards.samples import stretches
 from ecif.shards.tar import Limits
 from ecif.stages.apply import apply_shard
 from tests.shards.tars import Entry, Tar, pack, sample, tars, webdataset_samples
@@ -188,13 +188,13 @@ def test_an_interrupt_in_the_middle_leaves_nothing(
     decision = decided(output, "0.5", "quarantine")
     before = sorted(Path(output.layout.root).rglob("*"))
 
-    def interrupted(entries: Iterable[Any], *arguments: Any) -> Iterator[Any]:
-        for number, item in enumerate(track(entries, *arguments)):
+    def interrupted(scan: Any) -> Iterator[Any]:
+        for number, item in enumerate(stretches(scan)):
             if number == 6:
                 raise error
             yield item
 
-    monkeypatch.setattr("ecif.stages.parting.track", interrupted)
+    monkeypatch.setattr("ecif.stages.parting.stretches", interrupted)
     with pytest.raises(error):
         apply_shard(output.shard, decision, output.layout, output.storage)
     left = [path for path in Path(output.layout.root).rglob("*") if path.is_file() and path not in before]
