@@ -32,7 +32,7 @@ GROUPS: dict[type[BaseSettings], str] = {
     settings.StorageSettings: "Storage",
     settings.FailureSettings: "Failures",
     settings.ScoreSettings: "Output",
-    settings.Settings: "Orchestration",
+    settings.OrchestrationSettings: "Orchestration",
 }
 
 EXIT_CODES = {

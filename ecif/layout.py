@@ -187,3 +187,22 @@ class Layout:
     def pack_table(self, n: int, shard: str) -> str:
         """Where every sample of a packed shard comes from."""
         return self._meta("pack", f"{n:06d}", f"{shard}.parquet")
+
+    def fans(self) -> str:
+        return self._meta("fan")
+
+    def fan_plan(self, fan_key: str) -> str:
+        """What one stage of a run hands out to other machines; of use only while it is under way."""
+        return self._meta("fan", fan_key, "plan.json")
+
+    def fan_group(self, fan_key: str, n: int) -> str:
+        """A group of shards, as the run that works on it reads it."""
+        return self._meta("fan", fan_key, f"{n:06d}.json")
+
+    def fan_result(self, fan_key: str, n: int, attempt: int) -> str:
+        """What became of a group: names and small numbers."""
+        return self._meta("fan", fan_key, f"{n:06d}.{attempt}.result.json")
+
+    def drift(self, score_key: str) -> str:
+        """Distribution of the scores that the direction was made for: what arrivals are compared with."""
+        return self._meta("drift", f"{score_key}.json")

@@ -267,11 +267,35 @@ class ScoreSettings(StorageSettings, FailureSettings, SampleSettings, ModelSetti
         return self.sketches or (64 if self.trainable == "heads" else 16)
 
 
-class Settings(ScoreSettings, PolicySettings, WriteSettings):
-    """What `clean` takes: everything."""
+class OrchestrationSettings(_Group):
+    """How work is handed out; no result depends on it."""
 
-    group_size: int = Field(16, ge=1, description="shards per group: the unit of orchestration")
-    max_groups: int = Field(4, ge=1, description="groups of copying work that run at the same time")
+    fan_out: Literal["local", "deployment", "dask"] = Field(
+        "local", description="where groups of shards run: here, as runs of deployments in work pools, or on Dask"
+    )
+    dask: str = Field("", description="address of the Dask scheduler, with --fan-out dask")
+    group_size: int | None = Field(
+        None, ge=1, description="shards per group: the unit of orchestration [default: by measured seconds]"
+    )
+    group_seconds: float = Field(600, gt=0, description="what a group should take, where its size is not given")
+    max_groups: int = Field(4, ge=1, description="groups at the same time: of copying work here, of all work elsewhere")
+    group_attempts: int = Field(3, ge=1, description="how often a group is sent before its shards count as failed")
+    group_timeout: float = Field(
+        3600, gt=0, description="seconds without a sign of life after which a group elsewhere counts as dead"
+    )
+    drift: float = Field(
+        0.25, gt=0, description="population stability index of the deciding score above which arrivals have drifted"
+    )
+    on_drift: Literal["ask", "refit", "ignore"] = Field(
+        "ask", description="when arrivals have drifted: say so, fit again into a new output, or nothing"
+    )
+
+
+_ORCHESTRATION = frozenset(OrchestrationSettings.model_fields)
+
+
+class Settings(ScoreSettings, PolicySettings, WriteSettings, OrchestrationSettings):
+    """What `clean` takes: everything."""
 
     @model_validator(mode="after")
     def _deciding_column(self) -> Self:
@@ -346,7 +370,8 @@ def saved(settings: _Group) -> dict[str, Any]:
 def recorded(settings: _Group) -> dict[str, Any]:
     """The settings as they are written beside results: those of `saved` on which results can depend.
 
-    How long a storage is asked again, and how many failures end a run, change nothing: two runs that differ in them
-    write the same files.
+    How long a storage is asked again, how many failures end a run, and who does the work change nothing: two runs that
+    differ in them write the same files.
     """
-    return settings.model_dump(mode="json", exclude={"storage_options", "allow", "patience", "max_failed"})
+    without = {"storage_options", "allow", "patience", "max_failed", *_ORCHESTRATION}
+    return settings.model_dump(mode="json", exclude=without)

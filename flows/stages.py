@@ -287,7 +287,7 @@ class Stages:
                 job or self.job,
                 todo,
                 outputs=outputs,
-                size=self.settings.group_size,
+                size=self.settings.group_size or 16,
                 workers=workers,
                 advanced=lambda through: finished(through / len(todo)),
                 bear=lambda failed: bear({**self._reasons(), **failed}, self.settings.max_failed),

@@ -110,7 +110,7 @@ def _files() -> list[str]:
     for name, method in inspect.getmembers(layout, inspect.ismethod):
         if not name.startswith("_"):
             wanted = inspect.signature(method).parameters
-            values = {"shard": "SHARD", "n": 1, "level": 0, "digest": "DIGEST", "kind": "deny"}
+            values = {"shard": "SHARD", "n": 1, "level": 0, "digest": "DIGEST", "kind": "deny", "attempt": 1}
             found.append(method(*(values.get(parameter, "KEY") for parameter in wanted)))
     return [file for file in found if "." in file.rpartition("/")[2]]
 
