@@ -70,6 +70,10 @@ class ModelError(EcifError):
     """The model cannot be built, its weights do not fit, or its loss is not the softmax contrastive loss."""
 
 
+class DoesNotFitError(UsageError):
+    """What was asked for needs more memory than the device has, however small the micro-batch."""
+
+
 class TooManyFailedError(EcifError):
     """More shards failed than `--max-failed` allows; what was finished before is kept."""
 

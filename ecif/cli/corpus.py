@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +11,9 @@ from cyclopts import Parameter
 from ecif import progress
 from ecif.cli.answer import Answer
 from ecif.cli.options import Usual, settings_of, sources_of, wants_json
+from ecif.cli.orchestration import orchestrator
 from ecif.cli.text import failures, listed
-from ecif.errors import EXIT_OK, EXIT_SHARDS_FAILED, UsageError
+from ecif.errors import EXIT_OK, EXIT_SHARDS_FAILED
 from ecif.settings import ScoreSettings, Settings
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def clean(
     """
     chosen = settings_of(Settings, settings, usual)
     named = sources_of(sources, usual)
-    outcome = _orchestrator()(named, chosen, progress.choose(wants_json(usual)))
+    outcome = orchestrator("prefect")(named, chosen, progress.choose(wants_json(usual)))
     text = [outcome.headline()]
     text += [f"  failed: {item['shard']} ({item['stage']}): {item['reason']}" for item in outcome.failed]
     text += [f"shards: {outcome.out}"] if outcome.written else []
@@ -84,7 +84,7 @@ def fit(
     value: dict[str, Any] = {"fit_key": run.fit_key, "direction": run.layout.direction(run.fit_key), "failed": []}
     waiting = [one for one in (run, *run.other_fits().values()) if not stage.is_done(one)]
     if waiting:
-        engine = load_engine(chosen)
+        engine = load_engine(chosen, say=show.note)
         show.note(f"influence lives in {engine.towers.coverage}")
     for one in waiting:
         sample = stage.freeze_sample(one)
@@ -140,7 +140,7 @@ def score(
     failed: list[dict[str, Any]] = []
     overlap = samples = 0
     if todo:
-        engine = load_engine(chosen)
+        engine = load_engine(chosen, say=show.note)
         direction = stage.load_direction(run, engine)
         with progress.shown(show, "score", sum(shard.samples or 0 for shard in todo), "pairs"):
             worked = loop.over(
@@ -177,11 +177,3 @@ def opened(named: Sequence[str], chosen: ScoreSettings, show: progress.Progress)
     if missing := run.inventory.missing:
         show.note(f"{len(missing):,} shards of the ranges are missing, the first is {missing[0]}; the others are used")
     return run
-
-
-def _orchestrator() -> Any:
-    """The function that runs `clean`, found by its entry point: this package knows no orchestration."""
-    found = metadata.entry_points(group="ecif.orchestrator", name="prefect")
-    if not found:
-        raise UsageError("no orchestration is installed; install this package with pip, or run its stages one by one")
-    return next(iter(found)).load()

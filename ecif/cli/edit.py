@@ -43,7 +43,7 @@ def edit(
     gone = removal.by_names(run, remove) if remove is not None else removal.by_decision(run, decision)
     outcome = stage.written(run, gone, weights)
     if outcome is None:
-        engine = load_engine(chosen)
+        engine = load_engine(chosen, say=show.note)
         fitted.load_facts(run, engine)  # refuses another model before a shard is read
         todo = stage.todo(run, gone)
 

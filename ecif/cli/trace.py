@@ -77,7 +77,7 @@ def trace(
         raise UsageError(
             f"there is no finished fit for these settings in {run.layout.root}; run `ecif fit` with the same ones first"
         )
-    engine = load_engine(chosen)
+    engine = load_engine(chosen, say=show.note)
     fit = load_fit(run, engine)
     notes: list[str] = []
     if test_pairs is None:

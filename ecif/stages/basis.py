@@ -26,6 +26,7 @@ from ecif.settings import MethodSettings
 from ecif.stages.batches import Batch, embed, load_batch, pull_back
 from ecif.stages.engine import Engine
 from ecif.stages.extension import earlier
+from ecif.stages.memory import batch_bounded
 from ecif.stages.reading import read_pairs
 from ecif.stages.spool import spool
 
@@ -39,7 +40,8 @@ def freeze_projection(run: Run, engine: Engine, shards: list[Shard], progress: P
     url = run.layout.projection(run.fit_key)
     if not run.storage.exists(url):
         before = earlier(run)
-        built = before.projection(run.storage) if before else _build(run, engine, shards, progress).tensors()
+        with batch_bounded(engine.towers.device, run.settings):
+            built = before.projection(run.storage) if before else _build(run, engine, shards, progress).tensors()
         # If another run was first, with eigenvectors that differ in the last digits, its file stands.
         run.storage.publish_first(url, save_tensors({n: part.cpu().contiguous() for n, part in built.items()}))
     return load_projection(run, engine)

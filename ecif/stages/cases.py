@@ -25,7 +25,7 @@ from ecif.errors import InputError, UsageError
 from ecif.run import Run
 from ecif.segmentation import segment
 from ecif.shards.decode import Pair, Refused
-from ecif.stages.batches import load_batch
+from ecif.stages.batches import add, image_states, in_parts, load_batch, pull_back_tower, text_states
 from ecif.stages.engine import Engine
 from ecif.stages.reading import read_pairs
 from ecif.stages.spool import image_digest, spool
@@ -150,11 +150,7 @@ def among_candidates(engine: Engine, cases: Sequence[Case], candidates: Sequence
             for row, (case, found) in enumerate(zip(cases, columns, strict=True))
         ]
 
-    step = engine.micro_batch
-    chunks = [texts[first : first + step] for first in range(0, len(texts), step)]
-    s, values, gradients = _differentiate(
-        engine, _image_states(engine, cases), [engine.towers.text_stem(chunk) for chunk in chunks], losses
-    )
+    s, values, gradients = _differentiate(engine, _image_states(engine, cases), text_states(engine, texts), losses)
     return [
         _asked(case, loss, gradient, s[row, found], [texts[number] for number in found], "candidates")
         for row, (case, found, loss, gradient) in enumerate(zip(cases, columns, values, gradients, strict=True))
@@ -188,10 +184,9 @@ def among_validation(run: Run, engine: Engine, cases: Sequence[Case]) -> list[As
     def losses(s: Tensor) -> list[Tensor]:
         return [contrastive.positive(s[found][:, found])[-1] / 2 for found in members]
 
-    image_states = [*(image for image, _ in batch.states), *_image_states(engine, cases)]
-    own = [case.caption for case in cases]
-    text_states = [*(text for _, text in batch.states), engine.towers.text_stem(own)]
-    s, values, gradients = _differentiate(engine, image_states, text_states, losses)
+    images = [*(image for image, _ in batch.states), *_image_states(engine, cases)]
+    own = text_states(engine, [case.caption for case in cases])
+    s, values, gradients = _differentiate(engine, images, [*(text for _, text in batch.states), *own], losses)
     return [
         _asked(case, loss, gradient, s[found[-1], found], [texts[number] for number in found], "validation")
         for case, found, loss, gradient in zip(cases, members, values, gradients, strict=True)
@@ -201,7 +196,7 @@ def among_validation(run: Run, engine: Engine, cases: Sequence[Case]) -> list[As
 def _image_states(engine: Engine, cases: Sequence[Case]) -> list[State]:
     refused: list[Refused] = []
     pairs = (Pair(case.name, case.name, number, case.image, case.caption) for number, case in enumerate(cases))
-    states = [engine.towers.image_stem(chunk.images) for chunk in engine.chunks(pairs, refused)]
+    states = [state for chunk in engine.chunks(pairs, refused) for state in image_states(engine, chunk.images)]
     if refused:
         raise InputError(f"cannot be used as a test image: {refused[0].detail}", url=refused[0].key)
     return states
@@ -213,27 +208,17 @@ def _differentiate(
     """Logits of all images and texts, the losses that are functions of them, and their gradients by parameter name."""
     towers = engine.towers
     with torch.no_grad():
-        u_parts = [towers.embed_images(towers.parameters, state) for state in images]
-        v_parts = [towers.embed_texts(towers.parameters, state) for state in texts]
-    u, v = torch.cat(u_parts), torch.cat(v_parts)
+        u = torch.cat([*in_parts(engine, zip(images), lambda one, _: towers.embed_images(towers.parameters, *one))])
+        v = torch.cat([*in_parts(engine, zip(texts), lambda one, _: towers.embed_texts(towers.parameters, *one))])
     s = contrastive.logits(u, v, towers.scale).requires_grad_()
     values = losses(s)
     cotangents: list[Cotangents] = []
     for value in values:
         (h,) = torch.autograd.grad(value, s, retain_graph=True)
         cotangents.append(through_logits(h, u, v, towers.scale))
-    by_image = zip(*(c.u_BD.split([len(part) for part in u_parts]) for c in cotangents), strict=True)
-    by_text = zip(*(c.v_BD.split([len(part) for part in v_parts]) for c in cotangents), strict=True)
-    totals = [{name: torch.zeros_like(p) for name, p in towers.parameters.items()} for _ in values]
-    for number, (c_images, c_texts) in enumerate(zip_longest(by_image, by_text)):
-        # Where one side has no more micro-batches, its first one is passed again and sends nothing back.
-        image, c_u = (
-            (images[number], c_images) if c_images else (images[0], (torch.zeros_like(u_parts[0]),) * len(values))
-        )
-        text, c_v = (texts[number], c_texts) if c_texts else (texts[0], (torch.zeros_like(v_parts[0]),) * len(values))
-        for total, part in zip(totals, towers.pull_back(image, text, list(zip(c_u, c_v, strict=True))), strict=True):
-            for name in total:
-                total[name] += part[name]
+    by_image = pull_back_tower(engine, "image", images, texts[0], [c.u_BD for c in cotangents])
+    by_text = pull_back_tower(engine, "text", texts, images[0], [c.v_BD for c in cotangents])
+    totals = [add(*both) for both in zip(by_image, by_text, strict=True)]
     for total, c in zip(totals, cotangents, strict=True):
         if SCALE in total:
             total[SCALE] += c.log_scale.to(total[SCALE])

@@ -14,7 +14,7 @@ from ecif import detectors, relative
 from ecif.detectors import Need
 from ecif.detectors.views import BatchView, Change, Checkpoint, RelativeView, ShardView
 from ecif.errors import UsageError
-from ecif.gradients import Role, projected_gradients
+from ecif.gradients import Role, States, projected_gradients
 from ecif.influence import BatchTerms, Embedded, negative_influence, positive_influence
 from ecif.inventory import Shard
 from ecif.logra import Projection
@@ -24,7 +24,7 @@ from ecif.settings import MethodSettings
 from ecif.shards.decode import Pair
 from ecif.stages import fitted
 from ecif.stages.basis import load_projection
-from ecif.stages.batches import load_batch
+from ecif.stages.batches import load_batch, with_states
 from ecif.stages.embedding import EmbeddedShard, Embedder
 from ecif.stages.engine import Engine, load_engine
 from ecif.stages.fitted import Fit
@@ -222,7 +222,11 @@ def gradients_of(
 
     def of(rows: Sequence[int], states: list[tuple[State, State]]) -> dict[str, Tensor]:
         captions_B = numbers_N[list(rows)] if masked else None
-        both = projected_gradients(engine.towers, states, projection, ("positive", negative), captions_B=captions_B)
+
+        def compute(states: States) -> dict[Role, Tensor]:
+            return projected_gradients(engine.towers, states, projection, ("positive", negative), captions_B=captions_B)
+
+        both = with_states(engine, states, compute)
         return {"positive": both["positive"], "negative": both[negative]}
 
     if found.heads is not None:

@@ -11,11 +11,11 @@ does not grow with their number, one pass for the embeddings and one for the gra
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -35,11 +35,14 @@ from ecif.shards.decode import OK
 from ecif.stages import fitted, sums
 from ecif.stages.batches import numbers
 from ecif.stages.engine import Chunk, Engine, load_engine
+from ecif.stages.memory import batch_bounded
 from ecif.stages.reading import read_pairs
 from ecif.stages.removal import Removal
 from ecif.stages.spool import Spool, spool
 from ecif.stages.validation import load_validation
-from ecif.towers import SCALE
+from ecif.towers import SCALE, State
+
+T = TypeVar("T")
 
 # Scored, or left out by a batch that was too small: these rows stood in the batches.
 _PRESENT = (OK, "small_batch")
@@ -148,7 +151,8 @@ def map_shard(run: Run, engine: Engine, shard: Shard, removal: Removal) -> None:
                 f"holds no pair {missing[0]!r}, which was scored; score it into a new --out", url=shard.url
             )
         rows = np.array([places[key] for key in names])
-        gradient = _gradient(run, engine, samples, names, rows, gone, shard)
+        with batch_bounded(engine.towers.device, run.settings):
+            gradient = _gradient(run, engine, samples, names, rows, gone, shard)
     run.storage.publish_first(url, fitted.pack(gradient, engine))
 
 
@@ -181,13 +185,23 @@ def _gradient(
                 url=shard.url,
             )
 
-    def stems(chunk: Chunk) -> tuple[Any, Any]:
-        texts = [pair.caption for pair in chunk.pairs]
-        return towers.image_stem(chunk.images), towers.text_stem(texts)
+    def in_parts(work: Callable[[State, State, slice], T]) -> Iterator[T]:
+        """`work` on the states of all needed pairs, as many at once as fit, and the rows that they are."""
+        first = 0
+        for chunk in chunks():
+            texts = [pair.caption for pair in chunk.pairs]
+
+            def run(rows: slice, images: Tensor = chunk.images, texts: list[str] = texts, first: int = first) -> T:
+                image, text = towers.image_stem(images[rows]), towers.text_stem(texts[rows])
+                return work(image, text, slice(first + rows.start, first + rows.stop))
+
+            for _, found in engine.micro.parts(len(texts), run):
+                yield found
+            first += len(texts)
 
     captions_N = numbers(samples.captions(rows[needed].tolist())) if settings.equal_captions == "mask" else None
     with torch.no_grad():
-        parts = [towers.embed(towers.parameters, *stems(chunk)) for chunk in chunks()]
+        parts = list(in_parts(lambda image, text, _: towers.embed(towers.parameters, image, text)))
     u_ND, v_ND = (torch.cat(side) for side in zip(*parts, strict=True))
     du_ND, dv_ND, log_scale = torch.zeros_like(u_ND), torch.zeros_like(v_ND), 0.0
     for batch in batches:
@@ -198,13 +212,9 @@ def _gradient(
         du_ND[at] += c.u_BD / settings.segmentations
         dv_ND[at] += c.v_BD / settings.segmentations
         log_scale += float(c.log_scale) / settings.segmentations
-    start = 0
-    for chunk in chunks():
-        stop = start + len(chunk.pairs)
-        (gradient,) = towers.pull_back(*stems(chunk), [(du_ND[start:stop], dv_ND[start:stop])])
+    for (gradient,) in in_parts(lambda image, text, at: towers.pull_back(image, text, [(du_ND[at], dv_ND[at])])):
         for name, part in gradient.items():
             total[name] += part
-        start = stop
     if SCALE in total:
         total[SCALE] += log_scale
     return total
@@ -236,7 +246,8 @@ def reduce(run: Run, engine: Engine, removal: Removal, weights: str, progress: P
         file = Path(folder, "weights.safetensors")
         state = _state(engine, step)
         save_file(state, file)
-        other = load_engine(run.settings.model_copy(update={"pretrained": str(file)}), engine.limits)
+        changes = {"pretrained": str(file), "micro_batch": engine.micro_batch}
+        other = load_engine(run.settings.model_copy(update=changes), engine.limits, engine.micro.say)
         after = load_validation(run.validation, run.settings, run.storage, other, progress)
         outcome = Outcome(
             edit_key=removal.key,

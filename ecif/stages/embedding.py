@@ -24,6 +24,8 @@ from ecif.towers import Parameters, State
 
 # images, captions and the states of a micro-batch -> further embeddings of its pairs, (n, D) each
 Embedder = Callable[[Tensor, list[str], State, State], tuple[Tensor, Tensor]]
+# of a micro-batch: embeddings with their derivatives, further embeddings, inputs of the last projections
+_Part = tuple[tuple[Tensor, Tensor, Tensor, Tensor], list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +82,20 @@ def embed_shard(
     for chunk in engine.chunks(samples, refused):
         digests += [image_digest(pair.image) for pair in chunk.pairs]
         texts = [pair.caption for pair in chunk.pairs]
-        image, text = engine.towers.image_stem(chunk.images), engine.towers.text_stem(texts)
-        parts.append(engine.towers.push_forward(directions, image, text))
         captions += [numbers.setdefault(caption, len(numbers)) for caption in texts]
-        with torch.no_grad():
-            for found, embedder in zip(others, embedders, strict=True):
-                found.append(embedder(chunk.images, texts, image, text))
-        if keep_heads:
-            heads.append((image[0], text[0]))
+
+        def through(rows: slice, images: Tensor = chunk.images, texts: list[str] = texts) -> _Part:
+            image, text = engine.towers.image_stem(images[rows]), engine.towers.text_stem(texts[rows])
+            along = engine.towers.push_forward(directions, image, text)
+            with torch.no_grad():
+                further = [embedder(images[rows], texts[rows], image, text) for embedder in embedders]
+            return along, further, (image[0], text[0]) if keep_heads else None
+
+        for _, (along, further, head) in engine.micro.parts(len(texts), through):
+            parts.append(along)
+            for found, one in zip(others, further, strict=True):
+                found.append(one)
+            heads += [] if head is None else [head]
         pairs += [Pair(pair.uid, pair.key, pair.index, b"", "") for pair in chunk.pairs]
         progress.advance(len(pairs) + len(refused) - reported)
         reported = len(pairs) + len(refused)

@@ -1,8 +1,12 @@
-"""One loaded model on one device, and the samples' way onto it: decode, preprocess, micro-batch."""
+"""One loaded model on one device, and the samples' way onto it: decode, preprocess, micro-batch.
+
+The micro-batch is the device's: it becomes smaller when memory runs out, for all that this engine does afterwards.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -14,9 +18,11 @@ from ecif.errors import UsageError
 from ecif.settings import ScoreSettings
 from ecif.shards.decode import Pair, Refused, Undecodable, decode_image
 from ecif.shards.tar import Limits
+from ecif.stages.memory import MicroBatch, bounded
 from ecif.towers import Towers
 from ecif.towers.loading import load
 
+_LOG = logging.getLogger(__name__)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 # Samples per decoding task: enough to hide the pool's overhead, few enough to spread over the threads.
 _TASK = 16
@@ -36,8 +42,13 @@ class Engine:
 
     towers: Towers
     limits: Limits
-    micro_batch: int
+    micro: MicroBatch
     workers: int
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples that go through the towers at once, as far as is known now."""
+        return self.micro.size
 
     def chunks(self, samples: Iterable[Pair | Refused], refused: list[Refused]) -> Iterator[Chunk]:
         """Micro-batches of what can be decoded, in order; the rest is appended to `refused`.
@@ -52,7 +63,7 @@ class Engine:
                 continue
             pairs.append(item[0])
             images.append(item[1])
-            if len(pairs) == self.micro_batch:
+            if len(pairs) >= self.micro_batch:
                 yield Chunk(pairs, torch.stack(images))
                 pairs, images = [], []
         if pairs:
@@ -88,17 +99,24 @@ class Engine:
             return Refused(sample.uid, sample.key, sample.index, error.status, error.detail)
 
 
-def load_engine(settings: ScoreSettings, limits: Limits | None = None) -> Engine:
+def load_engine(
+    settings: ScoreSettings, limits: Limits | None = None, say: Callable[[str], None] = _LOG.warning
+) -> Engine:
     """Load the model of the settings onto their device.
 
+    Args:
+        say: told when the micro-batch does not fit and is halved.
+
     Raises:
-        ModelError: see `towers`. UsageError: the device does not exist.
+        ModelError: see `towers`. UsageError: the device does not exist. DoesNotFitError: the weights do not fit.
     """
     device = _device(settings.device)
     loaded = load(settings.model, settings.pretrained, _DTYPES[settings.precision])
     stem_dtype = torch.bfloat16 if settings.precision == "bf16" else None
-    towers = Towers(loaded, settings.trainable, device, biases=settings.biases == "include", stem_dtype=stem_dtype)
-    return Engine(towers, limits or settings.limits(), settings.micro_batch, settings.workers)
+    with bounded(device, "the weights of the model", "another process may be using the device; see --device"):
+        towers = Towers(loaded, settings.trainable, device, biases=settings.biases == "include", stem_dtype=stem_dtype)
+    micro = MicroBatch(settings.micro_batch, device, say)
+    return Engine(towers, limits or settings.limits(), micro, settings.workers)
 
 
 def _device(name: str) -> torch.device:

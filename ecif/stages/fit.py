@@ -31,12 +31,13 @@ from ecif.settings import MethodSettings, ScoreSettings
 from ecif.stages import basis, fitted, sums
 from ecif.stages.basis import freeze_projection as freeze_projection
 from ecif.stages.basis import load_projection as load_projection
-from ecif.stages.batches import Batch, embed, pull_back_projected
+from ecif.stages.batches import Batch, embed, pull_back_projected, with_states
 from ecif.stages.engine import Engine
 from ecif.stages.extension import Earlier, earlier
 from ecif.stages.fitted import is_done as is_done
 from ecif.stages.fitted import load_fit as load_fit
 from ecif.stages.fitted import solve as solve
+from ecif.stages.memory import batch_bounded, bounded
 from ecif.stages.sums import Moments
 from ecif.stages.validation import Validation, load_validation
 
@@ -129,11 +130,12 @@ def map_shard(run: Run, engine: Engine, project: Projection, shard: Shard) -> No
     total = zeros(project, kind, engine.towers.device)
     pairs, problems = 0, {}
     try:
-        for batch, noise in basis.batches(run, engine, shard):
-            rows = _projected(run.settings, engine, batch, project, noise)
-            for name, part in curvature.second_moments(rows, project, kind).items():
-                total[name] += part
-            pairs += batch.size
+        with batch_bounded(engine.towers.device, run.settings):
+            for batch, noise in basis.batches(run, engine, shard):
+                rows = _projected(run.settings, engine, batch, project, noise)
+                for name, part in curvature.second_moments(rows, project, kind).items():
+                    total[name] += part
+                pairs += batch.size
     except BadTarError as error:
         total = zeros(project, kind, engine.towers.device)
         pairs, problems = 0, {shard.name: str(error)}
@@ -144,17 +146,19 @@ def _projected(
     settings: ScoreSettings, engine: Engine, batch: Batch, project: Projection, noise: torch.Generator
 ) -> Tensor:
     """Rows whose outer products sum to the projected curvature of the batch (in expectation, from sketches)."""
-    if settings.curvature == "fisher":
-        return gradients.projected_gradients(
-            engine.towers, batch.states, project, ("positive",), captions_B=batch.competing(settings)
-        )["positive"]
-    if settings.curvature == "pointwise":
+    captions_B = batch.competing(settings)
+
+    def of_each_pair(states: gradients.States) -> dict[gradients.Role, Tensor]:
+        if settings.curvature == "fisher":
+            return gradients.projected_gradients(engine.towers, states, project, ("positive",), captions_B=captions_B)
         # Without the others' embeddings: each pair reaches through its own alone.
         return gradients.reverse_gradients(
-            engine.towers, batch.states, project, ("positive",), hardest=0, captions_B=batch.competing(settings)
-        )["positive"]
+            engine.towers, states, project, ("positive",), hardest=0, captions_B=captions_B
+        )
+
+    if settings.curvature in ("fisher", "pointwise"):
+        return with_states(engine, batch.states, of_each_pair)["positive"]
     u_BD, v_BD = embed(engine, batch)
-    captions_B = batch.competing(settings)
     sketches = curvature.ggn_sketches(u_BD, v_BD, engine.towers.scale, settings.sketches_per_batch, noise, captions_B)
     return pull_back_projected(engine, batch, sketches, project) / settings.sketches_per_batch**0.5
 
@@ -171,12 +175,16 @@ def reduce(run: Run, engine: Engine, progress: Progress = Silent()) -> None:
     sample = freeze_sample(run)
     project = load_projection(run, engine, torch.float64)
     found, moments = _moments(run, engine, sample)
+    device = engine.towers.device
     try:
-        factor = _factor(run, engine, sample, moments, project)
+        with bounded(device, f"the curvature of {project.size:,} projected numbers", "lower --logra-rank"):
+            factor = _factor(run, engine, sample, moments, project)
     except ValueError as error:
         raise UsageError(f"the curvature cannot be factorised: {error}") from error
-    validation = load_validation(run.validation, run.settings, run.storage, engine, progress)
-    direction = solve(factor, project, validation.gradient, keep_complement=run.settings.complement == "keep")
+    with batch_bounded(device, run.settings):
+        validation = load_validation(run.validation, run.settings, run.storage, engine, progress)
+    with bounded(device, "the solution for all trainable parameters", "use fewer: --trainable heads or last:1"):
+        direction = solve(factor, project, validation.gradient, keep_complement=run.settings.complement == "keep")
     if not all(torch.isfinite(part).all() for part in direction.values()):
         raise UsageError("the direction is not finite; raise --damping or use --precision fp64")
     _write(run, engine, sample, found, moments, factor, project, validation, direction)

@@ -11,9 +11,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ecif.errors import UsageError
-from ecif.gradients import projected_gradients
+from ecif.gradients import Role, States, projected_gradients
 from ecif.logra import Projection
 from ecif.run import Run
+from ecif.stages.batches import with_states
 from ecif.stages.engine import Engine
 from ecif.stages.fitted import Fit
 from ecif.stages.validation import batches
@@ -32,8 +33,11 @@ def validation_rows(run: Run, engine: Engine, fit: Fit, projection: Projection) 
         rows = []
         for batch in batches(run.validation, run.settings, run.storage, engine):
             captions_B = batch.competing(run.settings)
-            states = batch.states
-            found = projected_gradients(engine.towers, states, projection, ("positive",), captions_B=captions_B)
+
+            def compute(states: States, captions_B: Tensor | None = captions_B) -> dict[Role, Tensor]:
+                return projected_gradients(engine.towers, states, projection, ("positive",), captions_B=captions_B)
+
+            found = with_states(engine, batch.states, compute)
             rows.append(fit.curvature.solve(found["positive"].double() / 2).float().cpu())
         # Another worker may have been first, with other last digits: its file stands.
         run.storage.publish_first(url, save({"rows": torch.cat(rows)}))

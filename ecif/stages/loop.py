@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from ecif import logs
 from ecif.errors import EcifError, InputError, StorageError, TooManyFailedError, no_room
 from ecif.progress import Progress
 from ecif.storage.secrets import redact
@@ -104,17 +105,18 @@ def over(
     for shard in shards:
         if stop is not None and stop.is_set():
             break
-        try:
-            results.append(work(shard))
-        except InputError as error:
-            failed.append(Failure(shard.name, error))
-        except EcifError:
-            raise
-        except Exception as error:
-            full = no_room(error)
-            if full is None:
-                text = traceback.format_exc().rstrip()
-                progress.note(f"{shard.name}: unexpected error, the shard is set aside\n{text}")
-            failed.append(Failure(shard.name, full or error))
+        with logs.about(shard=shard.name):
+            try:
+                results.append(work(shard))
+            except InputError as error:
+                failed.append(Failure(shard.name, error))
+            except EcifError:
+                raise
+            except Exception as error:
+                full = no_room(error)
+                if full is None:
+                    text = traceback.format_exc().rstrip()
+                    progress.note(f"{shard.name}: unexpected error, the shard is set aside\n{text}")
+                failed.append(Failure(shard.name, full or error))
         bear({failure.shard: failure.reason for failure in failed}, max_failed)
     return Worked(tuple(results), tuple(failed))

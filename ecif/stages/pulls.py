@@ -28,6 +28,7 @@ from ecif.stages.cases import Asked
 from ecif.stages.embedding import embed_shard
 from ecif.stages.engine import Engine
 from ecif.stages.fitted import Fit
+from ecif.stages.memory import batch_bounded, bounded
 
 _ROWS = 1024  # stored gradients that are multiplied at a time
 # index in the tar, uid, key, clip_score
@@ -72,11 +73,14 @@ def by_pass(
     directions = list(_directions(engine, fit, asked, probes, run.settings.seed, own))
 
     def pulls(shard: Shard) -> list[Pulls]:
-        found = embed_shard(run, engine, shard, directions, progress)
+        rows_of_shard = f"the embeddings of all pairs of {shard.name} along {len(directions)} directions"
+        with bounded(engine.towers.device, rows_of_shard, "use fewer test pairs, fewer --probes, or smaller shards"):
+            found = embed_shard(run, engine, shard, directions, progress)
         if found.embedded is None:
             return []
         embedded = found.embedded
-        positive, negative, scored = influences(embedded, [pair.key for pair in found.pairs], run.settings)
+        with batch_bounded(engine.towers.device, run.settings):
+            positive, negative, scored = influences(embedded, [pair.key for pair in found.pairs], run.settings)
         similarity = (embedded.u_BD * embedded.v_BD).sum(1)[scored].tolist()
         moves = slice(cases, cases + probes)
         columns = Columns.probed(positive[moves], negative[moves]) if probes else None

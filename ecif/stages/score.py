@@ -33,6 +33,7 @@ from ecif.stages.columns import Rows, Sources, Wanted, gradients_of, load_source
 from ecif.stages.embedding import embed_shard
 from ecif.stages.engine import Engine
 from ecif.stages.index import pack_index
+from ecif.stages.memory import batch_bounded, bounded
 from ecif.towers import Parameters
 
 _IDENTITY = {
@@ -89,7 +90,8 @@ def load_direction(run: Run, engine: Engine) -> Direction:
     Raises:
         UsageError: there is no finished fit. ModelError: it was made for another model.
     """
-    sources = load_sources(run, engine)
+    with bounded(engine.towers.device, "the directions of all columns", "use fewer --columns, or --trainable heads"):
+        sources = load_sources(run, engine)
     meta = run.layout.score_meta(run.score_key)
     if not run.storage.exists(meta):
         about = {"settings": recorded(run.settings), "fit_key": run.fit_key, "versions": versions()}
@@ -141,21 +143,23 @@ def score_frame(
 ) -> tuple[pl.DataFrame, int, bytes | None]:
     """Rows of all samples of a shard, in the order of the tar; the overlap with the validation set; the index."""
     sources = direction.sources
-    found = embed_shard(
-        run,
-        engine,
-        shard,
-        list(sources.directions.values()),
-        progress,
-        embedders=sources.embedders,
-        keep_heads=sources.projection is not None,
-    )
+    rows_of_shard = f"the embeddings of all pairs of {shard.name} along {len(sources.directions)} directions"
+    with bounded(engine.towers.device, rows_of_shard, "use smaller shards, or fewer --columns"):
+        found = embed_shard(
+            run,
+            engine,
+            shard,
+            list(sources.directions.values()),
+            progress,
+            embedders=sources.embedders,
+            keep_heads=sources.projection is not None,
+        )
     n = len(found.pairs)
     statuses, index = [OK] * n, None
     columns: Mapping[str, np.ndarray] = {}
     places = np.zeros((3, n), np.uint32)
     if found.embedded is not None:
-        with ExitStack() as open_files:
+        with batch_bounded(engine.towers.device, run.settings), ExitStack() as open_files:
             gradients = None
             if sources.projection is not None:
                 gradients = open_files.enter_context(gradients_of(run, engine, shard, found, sources.projection))

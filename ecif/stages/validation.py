@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 
 from ecif import contrastive
-from ecif.curvature import Cotangents, through_logits
+from ecif.curvature import through_logits
 from ecif.errors import InputError, UsageError
 from ecif.progress import Progress, Silent
 from ecif.segmentation import segment
 from ecif.settings import ScoreSettings
 from ecif.sources import Found
-from ecif.stages.batches import Batch, add, embed, load_batch, pull_back
+from ecif.stages.batches import Batch, add, embed, in_parts, load_batch, pull_back, pull_back_tower, text_states
 from ecif.stages.engine import Engine
 from ecif.stages.reading import read_pairs
 from ecif.stages.spool import Spool, spool
 from ecif.storage import Storage
-from ecif.towers import SCALE, differentiable_attention
+from ecif.towers import SCALE
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,27 +136,26 @@ def _zero_shot(engine: Engine, batch: Batch, prompts: ClassPrompts) -> tuple[flo
     if unknown := sorted(set(batch.captions) - set(names)):
         raise UsageError(f"--objective: no prompts for the class {unknown[0]!r} of a validation pair")
     targets = torch.tensor([number[label] for label in batch.captions], device=towers.device)
-    state = towers.text_stem([text for texts in prompts.classes.values() for text in texts])
-    sizes = [len(texts) for texts in prompts.classes.values()]
-    values = {name: p.clone().requires_grad_() for name, p in towers.parameters.items()}
-    with differentiable_attention(), torch.enable_grad():
-        texts = towers.embed_texts(values, state).split(sizes)
-        classes = torch.nn.functional.normalize(torch.stack([part.mean(0) for part in texts]), dim=-1)
-        scale = values[SCALE].exp() if SCALE in values else towers.scale
-        with torch.no_grad():
-            u = torch.cat([towers.embed_images(towers.parameters, image) for image, _ in batch.states])
-        u_BD = u.requires_grad_()
-        loss = torch.nn.functional.cross_entropy(contrastive.logits(u_BD, classes, scale), targets, reduction="sum")
-        u_gradient, *rest = torch.autograd.grad(loss, [u_BD, *values.values()], allow_unused=True)
-    direct = {
-        name: torch.zeros_like(p) if part is None else part
-        for (name, p), part in zip(values.items(), rest, strict=True)
-    }
-    zero = torch.zeros((), dtype=u.dtype, device=u.device)
-    # The captions of the batch are class names here: only the images' share is pulled back through it.
-    none = torch.zeros_like(u_gradient)
-    (through_images,) = pull_back(engine, batch, [Cotangents(u_gradient, none, zero)])
-    return float(loss.detach()), add(direct, through_images)
+    prompted = text_states(engine, [text for texts in prompts.classes.values() for text in texts])
+    # The captions of the batch are class names here: only its images are in the loss.
+    images = [image for image, _ in batch.states]
+    with torch.no_grad():
+        u = torch.cat([*in_parts(engine, zip(images), lambda one, _: towers.embed_images(towers.parameters, *one))])
+        t = torch.cat([*in_parts(engine, zip(prompted), lambda one, _: towers.embed_texts(towers.parameters, *one))])
+    u_BD, t_TD = u.requires_grad_(), t.requires_grad_()
+    log_scale = torch.tensor(towers.scale, dtype=u.dtype, device=u.device).log().requires_grad_()
+    with torch.enable_grad():
+        means = [part.mean(0) for part in t_TD.split([len(texts) for texts in prompts.classes.values()])]
+        classes = torch.nn.functional.normalize(torch.stack(means), dim=-1)
+        logits = contrastive.logits(u_BD, classes, log_scale.exp())
+        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    du_BD, dt_TD, dlog = torch.autograd.grad(loss, (u_BD, t_TD, log_scale))
+    (through_images,) = pull_back_tower(engine, "image", images, prompted[0], [du_BD])
+    (through_texts,) = pull_back_tower(engine, "text", prompted, images[0], [dt_TD])
+    gradient = add(through_images, through_texts)
+    if SCALE in gradient:
+        gradient[SCALE] = gradient[SCALE] + dlog.to(gradient[SCALE])
+    return float(loss.detach()), gradient
 
 
 def _prompts(settings: ScoreSettings, storage: Storage) -> ClassPrompts | None:

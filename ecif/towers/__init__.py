@@ -6,23 +6,23 @@ alone, so any division into micro-batches gives the same embeddings (up to the r
 shape), and batches of the loss are formed from their rows afterwards.
 
 Forward-mode differentiation does not exist for fused attention kernels: tails run on the math kernel, and
-nn.MultiheadAttention's fast path is switched off for them; stems keep both.
+nn.MultiheadAttention's fast path is switched off for them; stems keep both (`attention`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, jvp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ecif.errors import ModelError
 from ecif.towers import cut, parameters
+from ecif.towers.attention import differentiable_attention as differentiable_attention
+from ecif.towers.attention import fused_attention
 from ecif.towers.cut import State as State
 from ecif.towers.cut import TowerTail
 from ecif.towers.loading import LoadedModel
@@ -157,7 +157,7 @@ class Towers:
         return self.scale * float(direction[SCALE]) if SCALE in direction else 0.0
 
     def _stem(self, tail: TowerTail, x: Tensor) -> State:
-        with torch.no_grad():
+        with fused_attention(), torch.no_grad():
             if self._stem_dtype is None:
                 return tail.stem(x)
             with torch.autocast(self.device.type, self._stem_dtype):
@@ -166,7 +166,8 @@ class Towers:
 
     def _embed(self, tail: TowerTail, values: Parameters, state: State) -> Tensor:
         named = {f"model.{name}": value for name, value in values.items()}
-        return F.normalize(functional_call(tail, named, state), dim=-1)
+        with fused_attention():
+            return F.normalize(functional_call(tail, named, state), dim=-1)
 
     def _check_cut(self, model: Any) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -174,24 +175,13 @@ class Towers:
         height, width = size if isinstance(size, tuple | list) else (size, size)
         images = torch.randn(2, 3, height, width, generator=generator).to(self.device, self.dtype)
         tokens = self.loaded.tokenize(["a photo of a cat", "two dogs"]).to(self.device)
-        errors = (
-            cut.check(self.image, model.encode_image, images),
-            cut.check(self.text, model.encode_text, tokens),
-        )
+        with fused_attention():
+            errors = (
+                cut.check(self.image, model.encode_image, images),
+                cut.check(self.text, model.encode_text, tokens),
+            )
         if not max(errors) < 1e-3:
             raise ModelError(
                 f"--trainable {self.trainable}: the towers of this model cannot be cut there with the installed "
                 f"open_clip (relative difference {max(errors):.1e}); use 'all'"
             )
-
-
-@contextmanager
-def differentiable_attention() -> Iterator[None]:
-    """Attention that has forward-mode derivatives: the math kernel, without the inference fast path."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
