@@ -12,12 +12,13 @@ from typing import Any
 
 from prefect import Task
 
-from ecif import manifest, packmap, packs
+from ecif import logs, manifest, packmap, packs
 from ecif.errors import ConflictError
 from ecif.interop.loaders import write_index
 from ecif.inventory import Shard
 from ecif.progress import Progress
-from ecif.report import build_report
+from ecif.report import compose
+from ecif.report.gather import Numbers, gather
 from ecif.run import Run, open_run
 from ecif.selection import Decision
 from ecif.settings import Settings
@@ -30,6 +31,7 @@ from flows import artifacts
 from flows.counts import counts
 from flows.fanout import Fanned, fan_out
 from flows.outcome import Outcome
+from tasks.device import devices
 from tasks.groups import Job
 from tasks.stages import Result, fit_group, freeze_projection, pack_group, reduce_fit, score_group, write_group
 
@@ -41,6 +43,7 @@ class Stages:
         shards: all of the inventory, or those under `prefix`.
         failed: what `Outcome.failed` holds, by shard.
         seconds: by stage.
+        numbers: what the report was made from; None before.
     """
 
     def __init__(self, sources: Sequence[str], settings: Settings, prefix: str | None, progress: Progress) -> None:
@@ -48,7 +51,9 @@ class Stages:
         self.settings, self.progress = settings, progress
         self.failed: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, float] = {}
+        self.numbers: Numbers | None = None
         self.overlap = 0
+        self._wanted: set[str] = set()  # shards that had no scores when the run began
         with self._stage("inventory"):
             self.run = open_run(sources, settings)
             self.job = Job.of(self.run)
@@ -102,6 +107,7 @@ class Stages:
         with self._stage("score") as finished:
             done = score.done(self.run)
             todo = [shard for shard in self.shards if shard.name not in done]
+            self._wanted = {shard.name for shard in todo}
             fanned = self._fan(
                 "score",
                 score_group,
@@ -117,6 +123,13 @@ class Stages:
                     f"{self.overlap:,} of the pairs scored now have an image of the validation set: their influence "
                     "is biased; keep validation pairs out of the corpus"
                 )
+
+    def arrived(self) -> set[str]:
+        """Shards scored since the last run: with a policy those without a manifest, else those of this run."""
+        scored = score.done(self.run)
+        if not self.settings.has_policy:
+            return scored & self._wanted
+        return (scored & {shard.name for shard in self.shards}) - manifest.done(self.run.layout, self.run.storage)
 
     def decide(self) -> Decision | None:
         """The frozen cut, bound to this output; None when it cannot be made yet or nothing was asked for."""
@@ -194,15 +207,9 @@ class Stages:
         """The report, from all that is there."""
         run = self.run
         with self._stage("report"):
-            page = build_report(
-                run.layout,
-                run.storage,
-                run.inventory,
-                decision,
-                run.score_key,
-                failed=self._reasons(),
-                progress=self.progress,
-            )
+            place = (run.layout, run.storage, run.inventory, decision)
+            self.numbers = gather(*place, run.score_key, self._reasons(), self.progress)
+            page = compose(*place, self.numbers, self.progress)
             run.storage.publish(run.layout.report(), page, replace=True)
 
     def standing_decision(self) -> Decision | None:
@@ -275,7 +282,7 @@ class Stages:
         total: int,
         outputs: Callable[[], AbstractSet[str]],
         finished: Callable[[float], None],
-        workers: int = 1,
+        workers: int | None = None,
         job: Job | None = None,
     ) -> Fanned:
         if not todo:
@@ -287,17 +294,24 @@ class Stages:
                 job or self.job,
                 todo,
                 outputs=outputs,
-                size=self.settings.group_size or 16,
-                workers=workers,
+                workers=workers or self._devices(),
+                weigh=(lambda shard: shard.samples or 0) if unit == "pairs" else (lambda shard: 1),
                 advanced=lambda through: finished(through / len(todo)),
                 bear=lambda failed: bear({**self._reasons(), **failed}, self.settings.max_failed),
             )
         finally:
             self.progress.end()
         for item in fanned.failed:
-            self.progress.note(f"set aside: {item['reason']}")
+            with logs.about(shard=item["shard"]):
+                self.progress.note(f"set aside: {item['reason']}")
             self.failed[item["shard"]] = {"stage": stage, **item}
         return fanned
+
+    def _devices(self) -> int:
+        """How many groups compute at the same time in this process."""
+        if self.settings.fan_out != "local":
+            return 1  # does not count; and the devices of the workers need not exist here
+        return len(devices(self.settings.device))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[Callable[[float], None]]:
@@ -305,7 +319,8 @@ class Stages:
         started = time.monotonic()
         finished = artifacts.stage_bar(name)
         try:
-            yield finished
+            with logs.about(stage=name):
+                yield finished
             finished(1.0)
         finally:
             self.seconds[name] = time.monotonic() - started

@@ -15,7 +15,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from ecif.progress import Lines, Progress
+from ecif import logs
+from ecif.progress import Progress
 from ecif.settings import Settings, build, saved
 
 
@@ -28,7 +29,7 @@ class Ambient:
         stop: set when the run is to end early; loops over shards look at it.
     """
 
-    progress: Progress = field(default_factory=Lines)
+    progress: Progress = field(default_factory=logs.progress)
     private: Mapping[str, Any] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
 

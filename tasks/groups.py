@@ -10,15 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ecif import ALGO_VERSION
+from pydantic import TypeAdapter, ValidationError
+
+from ecif import ALGO_VERSION, detectors
+from ecif.errors import InputError
 from ecif.inventory import Inventory, Shard
 from ecif.layout import Layout
 from ecif.run import Run
-from ecif.settings import saved
+from ecif.settings import PolicySettings, saved
 from ecif.sources import Found
 from tasks import ambient
 
@@ -42,7 +45,11 @@ class Job:
     @classmethod
     def of(cls, run: Run) -> Job:
         """The job of a run that has no decision yet."""
-        return cls(saved(run.settings), run.validation, run.fit_key, run.score_key)
+        settings = saved(run.settings)
+        if settings.get("detector") in set(detectors.OPTIONAL) - set(settings["columns"]):
+            # A fit beside the run's own computes none of its columns, and what decides later is nothing to it.
+            settings["detector"] = PolicySettings.model_fields["detector"].default
+        return cls(settings, run.validation, run.fit_key, run.score_key)
 
     def config_hash(self) -> str:
         """Identity of the output and of what is computed into it; 12 hex digits."""
@@ -77,10 +84,17 @@ class Group:
         return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
-def split(shards: Sequence[Shard], size: int) -> Iterator[Group]:
-    """Groups of `size` shards, in their order; named after the first shard and their number."""
-    for start in range(0, len(shards), size):
-        part = tuple(shards[start : start + size])
+def split(shards: Sequence[Shard], size: Callable[[int], int]) -> Iterator[Group]:
+    """Groups of shards in their order, named after the first shard and their number.
+
+    Args:
+        size: takes how many shards are left and says how many of them the next group holds, at least 1. It is asked
+            when the group is wanted, so that it may depend on what the groups before took.
+    """
+    start = 0
+    while start < len(shards):
+        part = tuple(shards[start : start + size(len(shards) - start)])
+        start += len(part)
         # The name becomes a file name of Prefect's result storage; the etag hash tells equal names apart.
         yield Group(f"{re.sub(r'[^A-Za-z0-9_.-]', '_', part[0].name)[:80]}+{len(part)}", part)
 
@@ -88,3 +102,35 @@ def split(shards: Sequence[Shard], size: int) -> Iterator[Group]:
 def cache_key(stage: str, job: Job, group: Group) -> str:
     """Key of a group's result."""
     return f"{stage}/v{ALGO_VERSION}/{job.config_hash()}/{group.name}-{group.etag_hash()}"
+
+
+def pack_work(job: Job, group: Group) -> dict[str, Any]:
+    """A group as JSON, for another machine to work on."""
+    return {"job": asdict(job), "group": asdict(group)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    job: Job
+    group: Group
+
+
+_WORK = TypeAdapter(_Work)
+
+
+def unpack_work(record: object, url: str) -> tuple[Job, Group]:
+    """What `pack_work` gave.
+
+    Args:
+        url: where it was read, for the message.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        work = _WORK.validate_python(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"is not a group of shards: {place}: {first['msg']}", url=url) from error
+    return work.job, work.group

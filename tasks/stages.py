@@ -8,22 +8,30 @@ that still fail.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypedDict, TypeVar
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.tasks import exponential_backoff
+from typing_extensions import TypedDict
 
 from ecif.errors import StorageError
 from ecif.inventory import Shard
+from ecif.run import Run
 from ecif.settings import WriteSettings, build
 from ecif.stages import loop
 from tasks import ambient
-from tasks.device import engine_for, exclusive
+from tasks.device import devices, engine_for, lease
 from tasks.groups import Group, Job, cache_key
+from tasks.observed import observed
+
+if TYPE_CHECKING:
+    from ecif.stages.engine import Engine
 
 RETRIES = 3
 FIRST_DELAY_SECONDS = 5.0
@@ -41,10 +49,11 @@ class Aside(TypedDict):
 
 
 class Result(TypedDict):
-    """What a group returns: JSON, because Prefect keeps it."""
+    """What a group returns: JSON, because Prefect keeps it. `seconds`: in the loop over the shards."""
 
     done: list[dict[str, Any]]
     failed: list[Aside]
+    seconds: float
 
 
 def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -53,7 +62,7 @@ def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bo
 
 def stage_task(name: str) -> Callable[[Callable[P, Result]], Task[P, Result]]:
     """The options that all group tasks share. The version in the cache key replaces a hash of the source."""
-    return task(
+    options = task(
         name=name,
         task_run_name=name + " {group.name}",
         cache_key_fn=lambda context, parameters: cache_key(name, parameters["job"], parameters["group"]),
@@ -64,6 +73,7 @@ def stage_task(name: str) -> Callable[[Callable[P, Result]], Task[P, Result]]:
         retry_jitter_factor=0.5,
         retry_condition_fn=_worth_retrying,
     )
+    return lambda work: options(observed(name, work))
 
 
 def single_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
@@ -91,8 +101,7 @@ def fit_group(job: Job, group: Group) -> Result:
         return {"shard": shard.name}
 
     progress = ambient.current().progress
-    with exclusive(run.settings.device):
-        engine = engine_for(run)
+    with _computing(run) as engine:
         project = fit.load_projection(run, engine)
         return through(group.shards, work)
 
@@ -106,11 +115,11 @@ def score_group(job: Job, group: Group) -> Result:
 
     def work(shard: Shard) -> dict[str, Any]:
         summary = score.score_shard(run, engine, shard, direction, progress)
-        return {"shard": shard.name, "samples": summary.samples, "overlap": summary.overlap}
+        numbers = {"samples": summary.samples, "overlap": summary.overlap, "statuses": summary.statuses}
+        return {"shard": shard.name, **numbers}
 
     progress = ambient.current().progress
-    with exclusive(run.settings.device):
-        engine = engine_for(run)
+    with _computing(run) as engine:
         direction = score.load_direction(run, engine)
         return through(group.shards, work)
 
@@ -163,8 +172,8 @@ def freeze_projection(job: Job, shards: Sequence[Shard]) -> None:
     from ecif.stages import fit
 
     run = job.run(shards)
-    with exclusive(run.settings.device):
-        fit.freeze_projection(run, engine_for(run), list(shards), ambient.current().progress)
+    with _computing(run) as engine:
+        fit.freeze_projection(run, engine, list(shards), ambient.current().progress)
 
 
 @single_task("reduce")
@@ -173,8 +182,15 @@ def reduce_fit(job: Job, shards: Sequence[Shard]) -> None:
     from ecif.stages import fit
 
     run = job.run(shards)
-    with exclusive(run.settings.device):
-        fit.reduce(run, engine_for(run), ambient.current().progress)
+    with _computing(run) as engine:
+        fit.reduce(run, engine, ambient.current().progress)
+
+
+@contextmanager
+def _computing(run: Run) -> Iterator[Engine]:
+    """The run's model on a device that nobody else uses inside the block: whichever of its devices is free first."""
+    with lease(devices(run.settings.device)) as device:
+        yield engine_for(run, device)
 
 
 def through(shards: Sequence[Shard], work: Callable[[Shard], dict[str, Any]]) -> Result:
@@ -184,6 +200,7 @@ def through(shards: Sequence[Shard], work: Callable[[Shard], dict[str, Any]]) ->
         StorageError: for Prefect to try the task again.
     """
     here = ambient.current()
+    started = time.monotonic()
     worked = loop.over(shards, work, here.progress, here.stop)
     storage = [failure for failure in worked.failed if isinstance(failure.error, StorageError)]
     if storage and not here.stop.is_set() and not _last_attempt():
@@ -192,6 +209,7 @@ def through(shards: Sequence[Shard], work: Callable[[Shard], dict[str, Any]]) ->
     return {
         "done": list(worked.results),
         "failed": [{"shard": f.shard, "reason": f.reason, "passing": f.passing} for f in worked.failed],
+        "seconds": round(time.monotonic() - started, 3),
     }
 
 

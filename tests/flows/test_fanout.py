@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,7 +38,8 @@ def _fan(name: str, work: Any, shards: list[Shard], made: set[str], size: int = 
 
     @flow(name=f"fan-{name}")
     def around() -> Fanned:
-        return fan_out(quick, JOB, shards, outputs=lambda: made, size=size, workers=workers)
+        job = replace(JOB, settings={**JOB.settings, "group_size": size})
+        return fan_out(quick, job, shards, outputs=lambda: made, workers=workers)
 
     with ambient.during(ambient.Ambient(Notes())):
         return around()
@@ -123,7 +125,7 @@ def test_an_output_that_never_appears_is_a_failure_after_two_attempts() -> None:
         tries[shard.name] += 1
         return {"shard": shard.name}
 
-    fanned = _fan("vanishing", work, _shards(2), {"000"}, size=1)
+    fanned = _fan("vanishing", work, _shards(2), {"000"})
     assert [failure["shard"] for failure in fanned.failed] == ["001"]
     assert [item["shard"] for item in fanned.done] == ["000"]
     assert tries == {"000": 1, "001": 2}
