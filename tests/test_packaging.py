@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-OWN = {"ecif", "flows", "tasks", "tests", "bench", "docs"}
+OWN = {"ecif", "flows", "tasks", "tests", "bench", "docs", "infra"}
 
 
 def _name(requirement: str) -> str:
@@ -27,6 +27,8 @@ def _name(requirement: str) -> str:
 # Runs in an environment of its own, which holds the libraries that we are compared with.
 PEERS = ROOT / "bench" / "peers"
 RUN_TIME = {_name(requirement) for requirement in PROJECT["dependencies"]}
+# Imported only where it is asked for, with an error that names the extra.
+OPTIONAL = {_name(requirement) for requirement in PROJECT["optional-dependencies"]["dask"]}
 DEVELOPMENT = RUN_TIME | {_name(requirement) for requirement in PROJECT["optional-dependencies"]["dev"]}
 PINS = dict(
     line.split("==") for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if line[:1] not in ("", "#")
@@ -50,7 +52,7 @@ def _imported(folders: Iterable[str]) -> set[str]:
 
 @pytest.mark.parametrize(
     ("folders", "declared"),
-    [(("ecif", "flows", "tasks"), RUN_TIME), (("bench", "docs", "tests"), DEVELOPMENT)],
+    [(("ecif", "flows", "tasks"), RUN_TIME | OPTIONAL), (("bench", "docs", "tests"), DEVELOPMENT)],
     ids=["run time", "development"],
 )
 def test_every_import_is_a_declared_dependency(folders: tuple[str, ...], declared: set[str]) -> None:

@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 import ecif
-from ecif.cli import corpus, doctor, edit, export, lint, output, restore, trace, verify
+from ecif.cli import corpus, doctor, edit, export, lint, output, restore, trace, verify, watch
 from ecif.cli.answer import Answer, give, refuse
 from ecif.errors import EXIT_BUG, EXIT_OK, EXIT_REFUSED, EcifError, no_room
 from ecif.settings import explain
@@ -46,6 +46,9 @@ _COMMANDS: tuple[Callable[..., Answer], ...] = (
     export.export,
     trace.trace,
     edit.edit,
+    watch.watch,
+    watch.notify,
+    watch.poll,
     doctor.doctor,
 )
 for _place, _command in enumerate(_COMMANDS):
