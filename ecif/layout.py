@@ -206,3 +206,7 @@ class Layout:
     def drift(self, score_key: str) -> str:
         """Distribution of the scores that the direction was made for: what arrivals are compared with."""
         return self._meta("drift", f"{score_key}.json")
+
+    def announced(self, state_key: str) -> str:
+        """That the server was told of a finished state of this output."""
+        return self._meta("announced", f"{state_key}.json")

@@ -168,7 +168,11 @@ def shown(progress: Progress, name: str, total: int, unit: str) -> Iterator[Prog
 
 
 def choose(json: bool) -> Progress:
-    """Bars when a person watches stderr, plain lines otherwise; machines (`json`) always get lines."""
+    """Bars when a person watches stderr, lines otherwise; machines (`json`) always get lines (see `ecif.logs`)."""
+    from ecif import logs  # which has lines of ours
+
+    if logs.as_json():
+        return logs.progress()
     return Bars() if sys.stderr.isatty() and not json else Lines()
 
 

@@ -1,13 +1,12 @@
-"""What Prefect shows of a run: a page with the outcome, a table of the shards worth a look, a bar per stage.
+"""What Prefect shows of a run: a bar per stage, a page with the outcome, the scores, the worst pairs and shards.
 
-The table is cut to a bounded number of rows, the failed shards first and then those that lost the most, so that an
-artifact stays small however large the corpus is. The whole truth is in the manifests and the report.
+Every artifact has a bounded size, however large the corpus is; the whole truth is in the manifests and the report.
+What cannot be shown, because the server is away or refuses, is said once and ends no run.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -17,15 +16,26 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.counts import ShardCount
+from ecif.drift import Drift
+from ecif.inventory import Shard
+from ecif.report.gather import Numbers
+from ecif.selection import Decision
+from flows import pages
+from flows.harmless import harmless
+from flows.markdown import escaped, link
 from flows.outcome import Outcome
+from flows.pages import Worst, row
+
+__all__ = ["Worst", "publish", "row", "stage_bar"]
 
 OUTCOME_KEY = "ecif-outcome"
+SCORES_KEY = "ecif-scores"
+PAIRS_KEY = "ecif-worst-pairs"
 SHARDS_KEY = "ecif-shards"
-ROWS = 200
-COLUMNS = ("shard", "state", "samples", "kept", "dropped", "quarantined", "unscored", "reason")
-LISTED = 20
+DRIFT_KEY = "ecif-drift"
+STAGES_KEY = "ecif-stages"
 
 
 def progress_key(stage: str) -> str:
@@ -34,99 +44,73 @@ def progress_key(stage: str) -> str:
 
 
 def stage_bar(stage: str) -> Callable[[float], None]:
-    """Create the progress artifact of a stage; the returned function takes the share that is done, 0 to 1."""
-    artifact = create_progress_artifact(0.0, key=progress_key(stage), description=f"stage {stage}")
-    assert isinstance(artifact, UUID)
+    """Create the progress artifact of a stage; the returned function takes the share that is done, 0 to 1.
+
+    The server hears of whole percents, so of a hundred changes at most.
+    """
+    artifact: UUID | None = None
+    shown = 0
 
     def finished(share: float) -> None:
-        update_progress_artifact(artifact, progress=100.0 * min(1.0, share))
+        nonlocal artifact, shown
+        percent = int(100 * min(1.0, max(0.0, share)))
+        if artifact is not None and percent == shown:
+            return
+        # Nobody waits for a bar: a server that is away is not asked a second time.
+        with harmless("the progress of a stage is not shown"), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            said = f"stage {stage}: {percent} %"
+            if artifact is None:
+                made = create_progress_artifact(float(percent), key=progress_key(stage), description=said)
+                assert isinstance(made, UUID)
+                artifact = made
+            else:
+                update_progress_artifact(artifact, progress=float(percent), description=said)
+            shown = percent
 
+    finished(0.0)
     return finished
 
 
-def row(item: ShardCount) -> dict[str, Any]:
-    """A shard's row of the table."""
-    return {
-        "shard": item.shard,
-        "state": "scored" if item.kept is None else "written",
-        "samples": item.samples,
-        "kept": item.kept,
-        "dropped": item.dropped,
-        "quarantined": item.quarantined,
-        "unscored": item.unscored,
-    }
+def publish(
+    outcome: Outcome,
+    worst: Worst,
+    *,
+    inventory: Iterable[Shard] = (),
+    decision: Decision | None = None,
+    numbers: Numbers | None = None,
+    drift: Drift | None = None,
+) -> None:
+    """Create the artifacts that say what the run came to.
+
+    Args:
+        inventory: the shards, for links to their tars.
+        decision, numbers: what the report was made from, where there is one.
+        drift: of the shards that were scored by this run.
+    """
+    shown = {item["shard"] for item in [*outcome.failed[: pages.ROWS], *worst.rows()]}
+    shown |= {pair.shard for pair in numbers.worst} if numbers is not None else set()
+    inputs = {shard.name: shard.url for shard in inventory if shard.name in shown}
+    of = f"of {escaped(outcome.out)}"
+    report = f"; {link('report', outcome.report)}" if outcome.report else ""
+    _text(OUTCOME_KEY, lambda: pages.outcome_page(outcome), f"outcome {of}")
+    if numbers is not None:
+        found = numbers
+        _text(SCORES_KEY, lambda: pages.scores(decision, found), f"distribution of the scores {of}{report}")
+        _rows(PAIRS_KEY, lambda: pages.pairs(found, outcome.report, inputs), f"worst pairs {of}{report}")
+    _rows(
+        SHARDS_KEY, lambda: pages.shards(outcome, worst, inputs), f"failed and worst shards {of}, at most {pages.ROWS}"
+    )
+    if drift is not None:
+        arrived = drift
+        _text(DRIFT_KEY, lambda: pages.drift(arrived), f"the scores of new shards {of}")
+    _rows(STAGES_KEY, lambda: pages.stages(outcome), f"seconds by stage of the last run {of}")
 
 
-class Worst:
-    """The rows of the shards that lost the largest share of their samples, at most `limit` of them."""
-
-    def __init__(self, limit: int = ROWS) -> None:
-        self._limit = limit
-        self._heap: list[tuple[float, str, dict[str, Any]]] = []
-
-    def add(self, row: dict[str, Any], lost: int, samples: int) -> None:
-        """Offer a row; `row["shard"]` names its shard, once."""
-        entry = (lost / samples if samples else 1.0, row["shard"], row)
-        if len(self._heap) < self._limit:
-            heapq.heappush(self._heap, entry)
-        else:
-            heapq.heappushpop(self._heap, entry)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Worst first, equals by name."""
-        return [row for _, _, row in sorted(self._heap, key=lambda entry: (-entry[0], entry[1]))]
+def _text(key: str, make: Callable[[], str], description: str) -> None:
+    with harmless(f"{key} is not shown"):
+        create_markdown_artifact(make(), key=key, description=description)
 
 
-def publish(outcome: Outcome, worst: Worst) -> None:
-    """Create the markdown and the table artifact."""
-    create_markdown_artifact(markdown(outcome), key=OUTCOME_KEY, description="outcome of the run")
-    create_table_artifact(table(outcome, worst), key=SHARDS_KEY, description=f"failed and worst shards, at most {ROWS}")
-
-
-def table(outcome: Outcome, worst: Worst) -> list[dict[str, Any]]:
-    """At most ROWS rows: failed shards, then those that lost the most."""
-    failed = [
-        {"shard": item["shard"], "state": f"failed in {item['stage']}", "reason": item["reason"]}
-        for item in outcome.failed
-    ]
-    return [{name: item.get(name) for name in COLUMNS} for item in [*failed, *worst.rows()][:ROWS]]
-
-
-def markdown(outcome: Outcome) -> str:
-    """The outcome as a page."""
-    lines = [f"# {_escaped(outcome.out)}", "", f"{outcome.headline()}.", "", "| | |", "|---|---:|"]
-    counts = {
-        "shards": outcome.shards,
-        "pairs": outcome.pairs,
-        "shards scored": outcome.scored,
-        "shards written": outcome.written,
-        "kept": outcome.kept,
-        "dropped": outcome.dropped,
-        "quarantined": outcome.quarantined,
-        "not scored": outcome.unscored,
-        "shards failed": len(outcome.failed),
-        "missing in brace ranges": outcome.missing,
-    }
-    lines += [f"| {name} | {count:,} |" for name, count in counts.items()]
-    if outcome.statuses:
-        lines += ["", "| status | samples |", "|---|---:|"]
-        lines += [f"| {status} | {count:,} |" for status, count in sorted(outcome.statuses.items())]
-    if outcome.failed:
-        lines += ["", "## Set aside", ""]
-        for item in outcome.failed[:LISTED]:
-            lines.append(f"- {_escaped(item['shard'])} ({item['stage']}): {_escaped(item['reason'])}")
-        if len(outcome.failed) > LISTED:
-            lines.append(f"- and {len(outcome.failed) - LISTED:,} more")
-    lines += ["", f"Scores `{outcome.score_key}`, decision `{outcome.decision_key or 'none'}`."]
-    if outcome.report:
-        lines.append(f"Report: {_escaped(outcome.report)}")
-    lines += ["", "| stage | seconds |", "|---|---:|"]
-    lines += [f"| {stage} | {seconds:,.1f} |" for stage, seconds in outcome.seconds.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _escaped(text: str) -> str:
-    """Names and messages come from the data: they must not become links, tables or HTML."""
-    flat = " ".join(text.split())
-    # In one pass: the references themselves hold a sign that is to be escaped.
-    return "".join(f"&#{ord(sign)};" if sign in "&\\`*_[]<>|#" else sign for sign in flat)
+def _rows(key: str, make: Callable[[], list[dict[str, Any]]], description: str) -> None:
+    with harmless(f"{key} is not shown"):
+        create_table_artifact(make(), key=key, description=description)

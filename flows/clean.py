@@ -14,15 +14,22 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from ecif import drift, logs, metrics
+from ecif.arrivals import admit
 from ecif.progress import Progress
 from ecif.run import open_run
 from ecif.settings import Settings, saved
-from flows import artifacts, engine
+from flows import artifacts, engine, summary
+from flows.drift import respond
 from flows.environment import LOGGING_CHOSEN
+from flows.fanout.children import cancel_children
+from flows.harmless import harmless
 from flows.outcome import Outcome
-from flows.parameters import PublicSettings
+from flows.parameters import Prefix, PublicSettings, Sources
+from flows.superseded import supersede
 from tasks import ambient
 
 
@@ -49,8 +56,13 @@ def _prepare(sources: Sequence[str], settings: Settings) -> None:
     import flows.stages  # noqa: F401
 
 
-@flow(name="clean", description="Score a corpus of image-text pairs, and write it again without the harmful ones.")
-def clean(sources: list[str], settings: PublicSettings, prefix: str | None = None) -> dict[str, Any]:
+@flow(
+    name="clean",
+    description="Score a corpus of image-text pairs, and write it again without the harmful ones.",
+    on_cancellation=[cancel_children],
+    on_crashed=[cancel_children],
+)
+def clean(sources: Sources, settings: PublicSettings, prefix: Prefix | None = None) -> dict[str, Any]:
     """Clean a corpus.
 
     Args:
@@ -64,23 +76,32 @@ def clean(sources: list[str], settings: PublicSettings, prefix: str | None = Non
         the fields of `flows.outcome.Outcome`.
     """
     # A deployment has no caller that made it; the tasks must share one all the same.
-    with ambient.during(ambient.current()) as here:
+    with ambient.during(ambient.current()) as here, logs.about(run=flow_run.id):
         outcome = _clean(sources, here.settings(settings), prefix, here.progress)
     get_run_logger().info(outcome.headline())
     if not outcome.failed:
         return outcome.to_json()
-    message = f"{len(outcome.failed)} shards failed and were set aside"
     # For a returned state callers get its data, so the type is that of the data.
-    return cast(dict[str, Any], Completed(name="ShardsFailed", message=message, data=outcome.to_json()))
+    return cast(dict[str, Any], Completed(name="ShardsFailed", message=outcome.headline(), data=outcome.to_json()))
 
 
 def _clean(sources: list[str], settings: Settings, prefix: str | None, progress: Progress) -> Outcome:
     from flows.stages import Stages
 
+    if prefix is not None and settings.allow:
+        prefix = admit(prefix, settings.allow)  # whoever may send events names it
+    # Before the storage is looked at: what waiting runs were started for is seen by this one.
+    with harmless("runs that wait to do the same are not cancelled"):
+        if waiting := supersede():
+            progress.note(f"{waiting:,} runs that waited to do the same were cancelled")
     stages = Stages(sources, settings, prefix, progress)
     decision = stages.standing_decision()
+    drifted = None
     if stages.fit():
         stages.score()
+        if settings.on_drift != "ignore":
+            with harmless("whether the new shards have drifted is not known"):
+                drifted = drift.check(stages.run, stages.arrived())
         decision = stages.decide() or decision
         if settings.has_policy and decision is not None:
             stages.write()
@@ -89,5 +110,9 @@ def _clean(sources: list[str], settings: Settings, prefix: str | None, progress:
         stages.report(decision)
     worst = artifacts.Worst()
     outcome = stages.outcome(decision, worst)
-    artifacts.publish(outcome, worst)
+    artifacts.publish(outcome, worst, inventory=stages.shards, decision=decision, numbers=stages.numbers, drift=drifted)
+    summary.announce(outcome, prefix, stages.run)
+    metrics.record(outcome.totals(drifted))
+    if drifted is not None:
+        respond(drifted, sources, stages.run, progress)
     return outcome

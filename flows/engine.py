@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from filelock import FileLock
@@ -26,6 +27,13 @@ from ecif.errors import UsageError
 
 STARTUP_SECONDS = 300
 STOP_SECONDS = 10
+
+_EMBEDDED: ContextVar[bool] = ContextVar("ecif_embedded_engine", default=False)
+
+
+def is_embedded() -> bool:
+    """Whether the server of this run ends with it, so that nobody listens to its events."""
+    return _EMBEDDED.get()
 
 
 @contextmanager
@@ -65,8 +73,12 @@ def running(meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
             port = waiting.submit(_port, server, Path(log.name), turn)
             meanwhile()
             url = f"http://127.0.0.1:{port.result()}/api"
-            with temporary_settings({PREFECT_API_URL: url}):
-                yield url
+            token = _EMBEDDED.set(True)
+            try:
+                with temporary_settings({PREFECT_API_URL: url}):
+                    yield url
+            finally:
+                _EMBEDDED.reset(token)
         finally:
             APILogHandler().flush()  # the last lines of the run, before nobody takes them any more
             _stop(server)

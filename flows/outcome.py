@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ecif.metrics import Totals
+
+if TYPE_CHECKING:
+    from ecif.drift import Drift
+
+ONE_FAILED = "; 1 shard failed and was set aside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,26 @@ class Outcome:
         """The same as plain JSON values."""
         return asdict(self)
 
+    def totals(self, drift: Drift | None = None) -> Totals:
+        """The same as numbers for Prometheus, with the time of now and the drift of the new shards."""
+        out = self.out
+        shards = {
+            "known": self.shards,
+            "scored": self.scored,
+            "written": self.written,
+            "failed": len(self.failed),
+            "missing": self.missing,
+        }
+        samples = {name: getattr(self, name) for name in ("kept", "dropped", "quarantined", "unscored")}
+        return {
+            **{("ecif_corpus_shards", (out, state)): count for state, count in shards.items()},
+            **{("ecif_corpus_samples", (out, state)): n for state, n in {"known": self.pairs, **samples}.items()},
+            **{("ecif_corpus_statuses", (out, status)): count for status, count in self.statuses.items()},
+            **{("ecif_run_seconds", (out, stage)): seconds for stage, seconds in self.seconds.items()},
+            **({("ecif_drift_psi", (out, drift.column)): drift.psi} if drift is not None else {}),
+            ("ecif_run_finished_timestamp_seconds", (out,)): time.time(),
+        }
+
     def headline(self) -> str:
         """The outcome in a sentence."""
         if self.decision_key is None:
@@ -61,5 +89,5 @@ class Outcome:
         if self.unscored:
             text += f"; {self.unscored:,} could not be scored"
         if self.failed:
-            text += f"; {len(self.failed):,} shards failed and were set aside"
+            text += f"; {len(self.failed):,} shards failed and were set aside" if len(self.failed) > 1 else ONE_FAILED
         return text

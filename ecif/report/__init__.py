@@ -16,7 +16,7 @@ from ecif.inventory import Inventory
 from ecif.layout import Layout
 from ecif.progress import Progress, Silent
 from ecif.report.gallery import exhibits
-from ecif.report.gather import gather
+from ecif.report.gather import Numbers, gather
 from ecif.report.page import render
 from ecif.selection import Decision
 from ecif.storage import Storage
@@ -48,6 +48,18 @@ def build_report(
         InputError: a score table, a manifest or the meta data of the output is broken.
     """
     numbers = gather(layout, storage, inventory, decision, score_key, failed, progress)
+    return compose(layout, storage, inventory, decision, numbers, progress)
+
+
+def compose(
+    layout: Layout,
+    storage: Storage,
+    inventory: Inventory,
+    decision: Decision | None,
+    numbers: Numbers,
+    progress: Progress = Silent(),
+) -> bytes:
+    """The report from numbers that `gather` took, for callers who need them, too."""
     pairs = (*numbers.worst, *numbers.best)
     shown = exhibits(pairs, inventory.by_name(), storage, str(numbers.settings.get("caption", "txt")), progress)
     return render(layout, decision, numbers, shown)

@@ -19,6 +19,13 @@ _TOP, _LEFT, _RIGHT = 40, 48, 12  # margins in pixels around the bars
 _LINE = 19  # pixels between lines of text
 _CHARACTER = 6.6  # about the width of one, in pixels; decides on which side of the cut its label fits
 _GAP = 0.5  # pixels left free between bars
+# The light colours of the page.
+_STYLE = (
+    "text{font:12.5px system-ui,sans-serif;fill:#565b64}.name{fill:#1d2025;font-weight:600}"
+    ".cutname{fill:#b8452f;font-weight:600}.grid{stroke:#d9dce1}.axis{stroke:#565b64}"
+    ".zero{stroke:#565b64;stroke-dasharray:2 4}.cut{stroke:#b8452f;stroke-width:1.5;stroke-dasharray:6 4}"
+    "path.kept{fill:#3f6f9f}path.dropped{fill:#b8452f}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,13 @@ def histogram(
         parts.append(_text(x(cut) + (6 if fits else -6), _TOP - 18, label, "start" if fits else "end", "cutname"))
     head = f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img"><title>{escape(title)}</title>'
     return Markup(head + "".join(parts) + "</svg>")  # every text in `parts` is escaped by _text
+
+
+def alone(drawing: Markup, frame: Frame) -> str:
+    """The drawing as a file of its own: with its colours, on white, for places that have no style sheet of ours."""
+    size = f'xmlns="http://www.w3.org/2000/svg" width="{frame.width}" height="{frame.height}" '
+    ground = f'<style>{_STYLE}</style><rect width="{frame.width}" height="{frame.height}" fill="#fff"/>'
+    return str(drawing).replace("<svg ", f"<svg {size}", 1).replace("</title>", f"</title>{ground}", 1)
 
 
 def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:

@@ -47,8 +47,8 @@ def render(
         share=outcome.share(counts),
         detector=numbers.detector,
         about_influence=numbers.detector.column in _INFLUENCE_COLUMNS,
-        wide=_histogram(decision, numbers, figures.WIDE),
-        narrow=_histogram(decision, numbers, figures.NARROW),
+        wide=histogram(decision, numbers, figures.WIDE),
+        narrow=histogram(decision, numbers, figures.NARROW),
         beyond=_beyond(numbers),
         decided=decision is not None,
         quantiles=[f"{q:.0%}".replace("50%", "median").replace("%", " %") for q in QUANTILES],
@@ -73,7 +73,8 @@ def render(
     )
 
 
-def _histogram(decision: Decision | None, numbers: Numbers, frame: figures.Frame) -> Markup | None:
+def histogram(decision: Decision | None, numbers: Numbers, frame: figures.Frame) -> Markup | None:
+    """The distribution of the deciding score as a drawing; None when nothing is scored."""
     if numbers.histogram is None:
         return None
     fact, sketch = numbers.detector, numbers.sketches[numbers.detector.column]
