@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +27,7 @@ class Backend(Protocol):
 
     def open(self, url: str, expect: FileInfo | None) -> Reader: ...
     def info(self, url: str) -> FileInfo: ...
+    def modified(self, url: str) -> datetime: ...
     def glob(self, pattern: str) -> Iterable[FileInfo]: ...
     def scan(self, folder: str, recursive: bool, first: str) -> Iterator[FileInfo]: ...
     def create(self, url: str, at_most: int | None, replace: bool) -> Writer: ...
@@ -39,6 +42,9 @@ class Disk:
 
     def info(self, url: str) -> FileInfo:
         return local.info(url)
+
+    def modified(self, url: str) -> datetime:
+        return datetime.fromtimestamp(os.stat(url).st_mtime, UTC)
 
     def glob(self, pattern: str) -> Iterable[FileInfo]:
         return local.glob(pattern)

@@ -13,7 +13,7 @@ import hashlib
 import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import fsspec
@@ -98,6 +98,11 @@ class Store:
         if found is None:
             raise MissingFileError(A_DIRECTORY, url=url)
         return found
+
+    def modified(self, url: str) -> datetime:
+        """When an object was written, by the server's clock."""
+        found: datetime = self._retrying(lambda: self._fs.modified(url))
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
 
     def scan(self, folder: str, recursive: bool, first: str) -> Iterator[FileInfo]:
         """The objects below a directory, sorted; held at once. `first` may be ignored."""

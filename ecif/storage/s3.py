@@ -12,6 +12,7 @@ import contextlib
 import re
 from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import Future
+from datetime import datetime
 from typing import Any, TypeVar
 
 from fsspec.utils import glob_translate
@@ -98,6 +99,11 @@ class S3Store:
     def info(self, url: str) -> FileInfo:
         """Size and tag of one object, by one request."""
         return self.run(self.head(url))
+
+    def modified(self, url: str) -> datetime:
+        """When an object was written, by the server's clock."""
+        found: datetime = self.run(self.call("head_object", **self.place(url)))["LastModified"]
+        return found
 
     async def begin(self, url: str, into: bytearray, expect: FileInfo | None) -> FileInfo:
         """Fill `into` with the beginning of an object, and tell what object that is.

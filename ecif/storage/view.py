@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from ecif.errors import InputError, MissingFileError, UsageError
@@ -122,6 +123,17 @@ class View:
         url = self.check(url)
         with translated(url, "read", self._options):
             return self._backend(url).info(url)
+
+    def modified(self, url: str) -> datetime:
+        """When a file was written last, by the clock of its storage.
+
+        Raises:
+            MissingFileError: there is no such file.
+            StorageError: that could not be found out.
+        """
+        url = self.check(url)
+        with translated(url, "read", self._options):
+            return self._backend(url).modified(url)
 
     def exists(self, url: str) -> bool:
         """Whether the file is there. False only when it is truly absent: a refusal is a `StorageError`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,12 @@ def test_json(root: str) -> None:
             storage.read_json(url)
     with pytest.raises(ValueError, match="JSON"):
         storage.publish_json(url, float("nan"), replace=True)
+
+
+def test_when_a_file_was_written(root: str) -> None:
+    storage = Storage()
+    url = join(root, "a.bin")
+    storage.publish(url, b"x")
+    assert abs(datetime.now(UTC) - storage.modified(url)) < timedelta(hours=1)
+    with pytest.raises(MissingFileError):
+        storage.modified(join(root, "b.bin"))

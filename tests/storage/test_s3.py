@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -292,3 +293,11 @@ def test_a_body_that_is_short_in_good_order(
 def test_a_wrong_option_is_said(s3_bucket: Bucket) -> None:
     with pytest.raises((StorageError, UsageError), match="endpoint"):
         Storage({"endpoint": "http://127.0.0.1:1"}).read_bytes(f"{s3_bucket.url}/a")
+
+
+def test_when_an_object_was_written(s3_bucket: Bucket, storage: Storage) -> None:
+    url = f"{s3_bucket.url}/a.bin"
+    storage.publish(url, b"x")
+    assert abs(datetime.now(UTC) - storage.modified(url)) < timedelta(hours=1)
+    with pytest.raises(MissingFileError):
+        storage.modified(f"{s3_bucket.url}/b.bin")
