@@ -146,6 +146,10 @@ class Prefix:
         """One object; its ETag is the MD5 of the bytes."""
         self.client.put_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}", Body=data)
 
+    def remove(self, name: str) -> None:
+        """One object."""
+        self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
+
     def _uploads(self) -> list[dict[str, Any]]:
         answer = self.client.list_multipart_uploads(Bucket=self.bucket)
         return [upload for upload in answer.get("Uploads", ()) if upload["Key"].startswith(self.prefix + "/")]

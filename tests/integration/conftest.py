@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from bench.places import Server, remove_bucket
+from bench.scenes import Stage, staged
 from bench.trial import Nursery
 from bench.world import write_model
 
@@ -137,6 +138,20 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Nursery:
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Config and weights of a tiny model."""
     return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def stage(ceph: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A Prefect server on PostgreSQL with a password, and a corpus on Ceph; the deployments are there."""
+    with staged(tmp_path_factory.mktemp("orchestra"), ceph.server, f"ecif-{uuid.uuid4().hex[:12]}") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def rehearsed(stage: Stage) -> Stage:
+    """The same, and what a run that is left alone makes of the corpus."""
+    stage.rehearse()
+    return stage
 
 
 def _store(name: str, folder: Path) -> Iterator[Store]:
