@@ -15,17 +15,19 @@ import json
 import posixpath
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ecif.errors import BadTarError, ConflictError, InputError, MissingFileError, StorageError, UsageError
 from ecif.layout import Layout
 from ecif.shards.tar import count_samples
-from ecif.sources import Expansion, Found, sidecars_of
+from ecif.sources import Expansion, Found, Listed, look_up, sidecars_of
 from ecif.storage import FileInfo, Storage, folder_of, is_inside
 
 # Small files that are read at the same time; the waiting is for the network.
 _AT_ONCE = 8
+# Shards of one file. What is described but not written yet is held; what a killed run has written, the next one keeps.
+FILE_SHARDS = 20_000
 # The smallest sample: one header block and no data.
 _SMALLEST_SAMPLE = 512
 
@@ -93,23 +95,26 @@ def take(expansion: Expansion, layout: Layout, storage: Storage, extra: Mapping[
         StorageError: the storage failed, and not only for single shards.
     """
     _refuse_overlap(expansion, layout)
-    known = storage.lookup(_with_sidecars(expansion.shards))
-    listed, missing, number = _read(layout, storage)
-    new = _not_listed(expansion.shards, listed, known)
-    if new:
-        shards = _describe(new, known, storage)
-        record = {
-            **extra,
-            "shards": [asdict(shards[found.name]) for found in new],
-            "missing": sorted(expansion.missing),
-        }
+    there = expansion.listed
+    if rest := [found.url for found in expansion.shards if found.url not in there]:
+        there = {**there, **look_up(rest, storage)}
+    known = _Known()
+    known.read(layout, storage)
+    new = _not_listed(expansion.shards, known.shards, there)
+    gaps, own = sorted(expansion.missing), {}
+    for start in range(0, len(new), FILE_SHARDS):
+        shards = _describe(new[start : start + FILE_SHARDS], there, storage)
+        record = {**extra, "shards": [_facts(shard) for shard in shards], "missing": gaps if start == 0 else []}
         text = json.dumps(record, sort_keys=True).encode()
-        storage.publish_json(layout.inventory(number, hashlib.sha256(text).hexdigest()[:8]), record)
-        # Read again: others may have listed shards meanwhile, and facts that contradict each other show here.
-        listed, missing, _ = _read(layout, storage)
-        if absent := [found.name for found in new if found.name not in listed]:
-            raise StorageError(f"does not list shard {absent[0]!r}, which was written to it", url=layout.inventories())
-    return _inventory(listed, missing | set(expansion.missing))
+        url = layout.inventory(known.number, hashlib.sha256(text).hexdigest()[:8])
+        storage.publish_json(url, record)
+        own[storage.check(url)] = shards[0].name
+        known.add(shards, url)
+    # Look again: others may have listed shards meanwhile, and facts that contradict each other show here.
+    if new and (lost := own.keys() - known.read(layout, storage)):
+        name = own[min(lost)]
+        raise StorageError(f"does not list shard {name!r}, which was written to it", url=layout.inventories())
+    return _inventory(known, expansion.missing)
 
 
 def load(layout: Layout, storage: Storage) -> Inventory:
@@ -119,37 +124,52 @@ def load(layout: Layout, storage: Storage) -> Inventory:
         UsageError: there is none.
         InputError: one of its files is damaged.
     """
-    shards, missing, number = _read(layout, storage)
-    if number == 0:
+    known = _Known()
+    if not known.read(layout, storage):
         raise UsageError(f"{layout.root} holds no inventory ({layout.inventories()}); run `ecif score` or `ecif clean`")
-    return _inventory(shards, missing)
+    return _inventory(known)
 
 
-def _inventory(shards: dict[str, Shard], missing: set[str]) -> Inventory:
-    found = {shard.url for shard in shards.values()}
-    return Inventory(tuple(shards[name] for name in sorted(shards)), tuple(sorted(missing - found)))
+def _inventory(known: _Known, gaps: Iterable[str] = ()) -> Inventory:
+    found = {shard.url for shard in known.shards.values()}
+    missing = known.missing.union(gaps) - found
+    return Inventory(tuple(known.shards[name] for name in sorted(known.shards)), tuple(sorted(missing)))
 
 
-def _read(layout: Layout, storage: Storage) -> tuple[dict[str, Shard], set[str], int]:
-    """Listed shards by name, gaps, and the number that the next file gets."""
-    shards: dict[str, Shard] = {}
-    missing: set[str] = set()
-    number = 0
-    for file in storage.list(layout.inventories(), ".json"):
-        stem = posixpath.basename(file.url).removesuffix(".json").partition("-")[0]
+@dataclass(slots=True)
+class _Known:
+    """What the files that were read so far list: shards by name, gaps, and the number that the next file gets."""
+
+    shards: dict[str, Shard] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
+    number: int = 0
+    files: set[str] = field(default_factory=set)
+
+    def read(self, layout: Layout, storage: Storage) -> set[str]:
+        """Take in the files that are new since the last time; returns the URLs of all that are there."""
+        there = {file.url for file in storage.list(layout.inventories(), ".json")}
+        for url in sorted(there - self.files):
+            listed, gaps = _parse(storage.read_json(url), url)
+            self.missing |= gaps
+            self.add(listed, url)
+        return there
+
+    def add(self, listed: Iterable[Shard], url: str) -> None:
+        """Take in one file."""
+        stem = posixpath.basename(url).removesuffix(".json").partition("-")[0]
         if not stem.isdecimal():
-            raise InputError("is not a file of an inventory; remove it", url=file.url)
-        number = max(number, int(stem) + 1)
-        listed, gaps = _parse(storage.read_json(file.url), file.url)
-        missing |= gaps
+            raise InputError("is not a file of an inventory; remove it", url=url)
+        self.number = max(self.number, int(stem) + 1)
+        self.files.add(url)
         for shard in listed:
-            before = shards.get(shard.name, shard)
-            known = before.samples if before.samples is not None else shard.samples
-            shards[shard.name] = replace(before, samples=known)
+            before = self.shards.setdefault(shard.name, shard)
+            if before == shard:
+                continue
             if replace(shard, samples=before.samples) != before:
                 problem = f"lists shard {shard.name!r} again with other facts: it changed while two runs looked at it"
-                raise ConflictError(f"{problem}; remove one of the two files of the inventory", url=file.url)
-    return shards, missing, number
+                raise ConflictError(f"{problem}; remove one of the two files of the inventory", url=url)
+            if before.samples is None:
+                self.shards[shard.name] = shard
 
 
 def _parse(record: object, url: str) -> tuple[list[Shard], set[str]]:
@@ -176,16 +196,12 @@ def _refuse_overlap(expansion: Expansion, layout: Layout) -> None:
             raise UsageError(f"the input directory {folder} lies inside the output {layout.root}; choose another --out")
 
 
-def _with_sidecars(shards: Iterable[Found]) -> list[str]:
-    return [url for found in shards for url in (found.url, *sidecars_of(found.url))]
-
-
-def _not_listed(asked: Iterable[Found], listed: Mapping[str, Shard], known: Mapping[str, FileInfo]) -> list[Found]:
+def _not_listed(asked: Iterable[Found], listed: Mapping[str, Shard], there: Mapping[str, Listed]) -> list[Found]:
     """The shards that no file lists yet; those listed are compared with what is there now."""
     names = {shard.url: shard.name for shard in listed.values()}
     new = []
     for found in asked:
-        file = known.get(found.url)
+        file = there.get(found.url)
         if file is None:
             raise MissingFileError("does not exist any more", url=found.url)
         if names.get(found.url, found.name) != found.name:
@@ -204,31 +220,35 @@ def _not_listed(asked: Iterable[Found], listed: Mapping[str, Shard], known: Mapp
     return new
 
 
-def _describe(shards: list[Found], known: Mapping[str, FileInfo], storage: Storage) -> dict[str, Shard]:
+def _describe(shards: list[Found], there: Mapping[str, Listed], storage: Storage) -> list[Shard]:
     failures: list[StorageError] = []
 
     def describe(found: Found) -> Shard:
-        file = known[found.url]
-        parquet, stats = (url if url in known else None for url in sidecars_of(found.url))
+        tar, (parquet, stats) = there[found.url], sidecars_of(found.url)
+        url = stats if tar.stats else None
         samples = None
         # One file that cannot be read is that shard's problem, and the stage that needs it says so. Many in a row
         # are the storage's.
         if len(failures) < _AT_ONCE:
             try:
-                samples = _samples(file, stats, storage)
+                samples = _samples(found.url, tar.size, url, storage)
                 failures.clear()
             except StorageError as error:
                 failures.append(error)
-        return Shard(found.name, found.url, file.size, file.etag, samples, parquet, stats)
+        return Shard(found.name, found.url, tar.size, tar.etag, samples, parquet if tar.parquet else None, url)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        described = {shard.name: shard for shard in pool.map(describe, shards)}
+        described = list(pool.map(describe, shards))
     if len(failures) >= _AT_ONCE:
         raise failures[0]
     return described
 
 
-def _samples(file: FileInfo, stats: str | None, storage: Storage) -> int | None:
+def _facts(shard: Shard) -> dict[str, Any]:
+    return {name: getattr(shard, name) for name in Shard.__slots__}
+
+
+def _samples(tar: str, size: int, stats: str | None, storage: Storage) -> int | None:
     if stats is not None:
         try:
             record = storage.read_json(stats)
@@ -237,10 +257,10 @@ def _samples(file: FileInfo, stats: str | None, storage: Storage) -> int | None:
         except InputError:
             record = None  # damaged, or gone: the headers tell, and `apply` names the sidecar
         count = record.get("successes") if isinstance(record, dict) else None
-        if type(count) is int and 0 <= count <= file.size // _SMALLEST_SAMPLE:
+        if type(count) is int and 0 <= count <= size // _SMALLEST_SAMPLE:
             return count
     try:
-        with storage.open(file.url) as stream:
-            return count_samples(stream, file.url)
+        with storage.open(tar) as stream:
+            return count_samples(stream, tar)
     except BadTarError:
         return None  # every later stage that reads it reports where it is broken

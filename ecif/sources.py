@@ -4,6 +4,8 @@ Accepted: a tar, a brace range (`{00000..01242}.tar`), a glob, a directory, a `.
 several of these joined by `::`. A shard's name is its path below its source's root: the literal directory in
 front of the first brace or wildcard. The name decides where everything about the shard is stored, so it must not
 depend on which other shards exist today; gaps of a range are counted, not fatal.
+
+A listing of a million shards is thousands of requests: what it says about tags and sidecars is not asked for again.
 """
 
 from __future__ import annotations
@@ -11,23 +13,24 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import braceexpand
 from fsspec.registry import known_implementations
 
 from ecif.errors import MissingFileError, UsageError
 from ecif.layout import META
-from ecif.storage import Storage, folder_of, is_remote, join
+from ecif.storage import FileInfo, Storage, folder_of, is_remote, join
 from ecif.storage.urls import READ_ONLY, normalise, scheme_of
 
-# Plain tars, and such as are compressed with gzip; what is written is always a plain tar.
+# Plain and compressed with gzip; what is written is always a plain tar.
 TARS = (".tar", ".tar.gz", ".tgz")
-
+SIDECARS = (".parquet", "_stats.json")
 # A corpus of 12.8 billion pairs has 1.28 million shards; a longer range is a slip of the keyboard.
 MOST_URLS = 5_000_000
-
+# Shards looked up at a time on an object store, whose listings begin anywhere; a disk's directory is read whole.
+_AT_A_TIME = 50_000
 _WILD = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
 _PATTERN = re.compile(r"[{*?\[]")
@@ -42,11 +45,25 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """What a listing told about a shard: bytes and tag of its tar, and which sidecars lie beside it."""
+
+    size: int
+    etag: str
+    parquet: bool
+    stats: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Expansion:
-    """The shards, sorted by name, and the URLs of members of brace ranges that do not exist."""
+    """The shards, sorted by name, and the URLs of members of brace ranges that do not exist.
+
+    `listed` holds, by URL, what finding them told; shards that were named singly or matched a pattern are not in it.
+    """
 
     shards: tuple[Found, ...]
     missing: tuple[str, ...]
+    listed: Mapping[str, Listed] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +72,7 @@ class _Source:
     root: str
     urls: tuple[str, ...]
     missing: tuple[str, ...] = ()
+    listed: Mapping[str, Listed] = field(default_factory=dict)
 
 
 def without_ending(path: str) -> str:
@@ -65,7 +83,22 @@ def without_ending(path: str) -> str:
 def sidecars_of(tar: str) -> tuple[str, str]:
     """Where the sidecars of a tar lie if there are any: parquet and statistics."""
     stem = without_ending(tar)
-    return f"{stem}.parquet", f"{stem}_stats.json"
+    return f"{stem}{SIDECARS[0]}", f"{stem}{SIDECARS[1]}"
+
+
+def look_up(tars: Sequence[str], storage: Storage) -> dict[str, Listed]:
+    """Those of `tars` (URLs as `Storage.check` returns them) that exist; one listing per directory where that pays."""
+    listed: dict[str, Listed] = {}
+    step = _AT_A_TIME if tars and is_remote(tars[0]) else max(1, len(tars))
+    ordered = sorted(tars)  # so that each part is a part of a listing
+    for part in (ordered[start : start + step] for start in range(0, len(tars), step)):
+        there = storage.lookup([url for tar in part for url in (tar, *sidecars_of(tar))])
+        listed |= _listed((there[tar] for tar in part if tar in there), there)
+    return listed
+
+
+def _listed(tars: Iterable[FileInfo], there: Container[str]) -> dict[str, Listed]:
+    return {tar.url: Listed(tar.size, tar.etag, *(url in there for url in sidecars_of(tar.url))) for tar in tars}
 
 
 def expand(sources: Sequence[str], storage: Storage) -> Expansion:
@@ -96,7 +129,8 @@ def expand(sources: Sequence[str], storage: Storage) -> Expansion:
             urls[url] = source.text
             shards[name] = Found(name, url)
     missing = {url for source in found for url in source.missing} - set(urls)
-    return Expansion(tuple(shards[name] for name in sorted(shards)), tuple(sorted(missing)))
+    listed = found[0].listed if len(found) == 1 else {url: it for source in found for url, it in source.listed.items()}
+    return Expansion(tuple(shards[name] for name in sorted(shards)), tuple(sorted(missing)), listed)
 
 
 def _split(text: str) -> list[str]:
@@ -138,7 +172,7 @@ def _first(url: str) -> int:
 
 
 def _braces(text: str, url: str, root: str, storage: Storage) -> _Source:
-    # Looked at first: braceexpand holds every range in memory before it gives the first member.
+    # braceexpand holds every range in memory before it gives the first member.
     longest = max((abs(int(b) - int(a)) // max(1, int(step or 1)) for a, b, step in _RANGE.findall(url)), default=0)
     if longest >= MOST_URLS:
         raise UsageError(f"{text!r} stands for more than {MOST_URLS:,} URLs")
@@ -154,10 +188,10 @@ def _braces(text: str, url: str, root: str, storage: Storage) -> _Source:
     members = [storage.check(member) for member in members]
     if len(set(members)) < len(members):
         raise UsageError(f"{text!r} names a file twice")
-    there = storage.lookup(members)
+    there = look_up(members, storage)
     if not there:
         raise MissingFileError(f"none of the {len(members)} files of {text!r} exists", url=members[0])
-    return _Source(text, root, tuple(m for m in members if m in there), tuple(m for m in members if m not in there))
+    return _Source(text, root, tuple(there), tuple(member for member in members if member not in there), there)
 
 
 def _glob(text: str, patterns: Iterable[str], root: str, storage: Storage) -> _Source:
@@ -173,9 +207,14 @@ def _folder(text: str, url: str, storage: Storage) -> _Source:
         raise UsageError(f"{text!r}: from a web server only tars are read, named one by one or by a brace range")
     # A former output may be cleaned again: what lies below its _ecif is not the corpus.
     own = join(storage.check(url), META) + "/"
-    urls = tuple(file.url for file in storage.scan(url) if file.url.endswith(TARS) and not file.url.startswith(own))
-    if urls:
-        return _Source(text, url, urls)
+    tars, others = list[FileInfo](), set[str]()
+    for file in storage.scan(url):
+        if file.url.endswith(TARS) and not file.url.startswith(own):
+            tars.append(file)
+        elif file.url.endswith(SIDECARS) and not file.url.startswith(own):
+            others.add(file.url)
+    if tars:
+        return _Source(text, url, tuple(tar.url for tar in tars), listed=_listed(tars, others))
     if storage.exists(url):
         raise UsageError(f"{text!r} is not a tar; only .tar, .tar.gz, .tgz, directories and .txt lists are read")
     if storage.list(url) or (not is_remote(url) and os.path.isdir(url)):

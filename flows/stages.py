@@ -26,7 +26,7 @@ from ecif.stages import fit, score
 from ecif.stages.loop import bear
 from ecif.stages.plan import decision_key, freeze_lists, load_decision, mark_applied, plan
 from ecif.stages.write import to_pack
-from ecif.storage import is_inside
+from ecif.storage.urls import is_allowed, resolved
 from flows import artifacts
 from flows.counts import counts
 from flows.fanout import Fanned, fan_out
@@ -60,7 +60,8 @@ class Stages:
             known, missing = self.run.inventory.shards, self.run.inventory.missing
             self.shards = known
             if prefix is not None:
-                self.shards = tuple(shard for shard in known if is_inside(shard.url, prefix))
+                under = (resolved(prefix),)  # once for all of them
+                self.shards = tuple(shard for shard in known if is_allowed(shard.url, under))
                 progress.note(f"{len(self.shards):,} of {len(known):,} shards are under {prefix}")
             if missing:
                 progress.note(f"{len(missing):,} shards of the ranges do not exist, the first is {missing[0]}")

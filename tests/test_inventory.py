@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ecif import inventory
 from ecif.errors import ConflictError, InputError, MissingFileError, StorageError, UsageError
 from ecif.inventory import Inventory, Shard, load, take
 from ecif.layout import Layout
@@ -247,8 +249,8 @@ def test_writers_at_once_lose_no_shard(root: str, layout: Layout, storage: Stora
         storage.publish(join(root, f"raw/{i}.tar"), make_tar(1, seed=i))
     parts = [expand([join(root, f"raw/[{i}-{i + 3}].tar")], storage) for i in range(5)]
     taken = _at_once([lambda part=part: take(part, layout, storage, {}) for part in parts])  # type: ignore[misc]
-    for part, inventory in zip(parts, taken, strict=True):
-        assert {found.name for found in part.shards} <= set(inventory.by_name())
+    for part, result in zip(parts, taken, strict=True):
+        assert {found.name for found in part.shards} <= set(result.by_name())
     listed = [
         shard["name"] for file in storage.list(layout.inventories()) for shard in storage.read_json(file.url)["shards"]
     ]
@@ -285,3 +287,50 @@ def test_an_expansion_may_be_empty_of_news(layout: Layout, storage: Storage) -> 
     assert taken == Inventory((), ("gap",))
     assert not storage.list(layout.root)
     assert Found("a", "b") == Found("a", "b")
+
+
+def test_many_shards_are_written_to_several_files(
+    root: str, layout: Layout, storage: Storage, make_tar: MakeTar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(7):
+        storage.publish(join(root, f"raw/{i}.tar"), make_tar(i, seed=i))
+    monkeypatch.setattr(inventory, "FILE_SHARDS", 3)
+    publish, written = Storage.publish_json, []
+
+    def killed_after_two(self: Storage, url: str, *args: Any, **options: Any) -> Any:
+        written.append(url)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        return publish(self, url, *args, **options)
+
+    monkeypatch.setattr(Storage, "publish_json", killed_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        _take(root, "raw/{0..9}.tar", layout, storage)
+    assert len(load(layout, storage).shards) == 6
+    taken = _take(root, "raw/{0..9}.tar", layout, storage)
+    # What was described before the end is kept, gaps too.
+    assert _numbers(layout, storage) == ["000000.json", "000001.json", "000002.json"]
+    assert [shard.samples for shard in taken.shards] == list(range(7))
+    assert len(taken.missing) == 3
+    assert load(layout, storage) == taken
+
+
+def test_memory_of_taking_a_large_inventory(tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory, "FILE_SHARDS", 200)
+    count = 2_000
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "0.tar").write_bytes(bytes(1024))
+    (raw / "0_stats.json").write_text('{"successes": 2}')
+    for i in range(1, count):
+        (raw / f"{i}.tar").hardlink_to(raw / "0.tar")
+        (raw / f"{i}_stats.json").hardlink_to(raw / "0_stats.json")
+    layout = Layout(str(tmp_path / "out"))
+    tracemalloc.start()
+    try:
+        taken = take(expand([str(raw)], storage), layout, storage, {})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(taken.shards) == count
+    assert peak / count < 2_000  # bytes; a file of all shards at once takes 2,800

@@ -80,10 +80,12 @@ def freeze_sample(run: Run) -> FitSample:
         seed = run.settings.seed
         order = sorted(sizes, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
         chosen: list[str] = []
+        pairs = 0
         for name in order:
-            if run.settings.curvature == "identity" or sum(sizes[taken] for taken in chosen) >= wanted:
+            if run.settings.curvature == "identity" or pairs >= wanted:
                 break
             chosen.append(name)
+            pairs += sizes[name]
         corpus = total + (before.corpus_pairs if before else 0)
         record = {"shards": sorted(chosen), "corpus_pairs": corpus, "new_pairs": total}
         # Two runs that see different arrivals choose different samples: one of them holds.
