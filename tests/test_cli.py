@@ -235,7 +235,7 @@ def test_help_lists_every_command_in_the_order_of_the_data(capsys: pytest.Captur
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
     names = ["demo", "clean", "lint", "fit", "score", "plan", "apply", "verify", "report", "restore", "export"]
-    names += ["trace", "edit", "doctor"]
+    names += ["trace", "edit", "watch", "notify", "poll", "doctor"]
     assert [name for name in app if not name.startswith("-")] == names
     assert all(f" {name} " in text for name in names)
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,12 @@ def test_a_cluster_makes_the_same_bytes_although_a_worker_dies(tmp_path: Path, m
     corpus.values["group_size"] = 1
     environment = plain_environment() | {"PREFECT_HOME": str(tmp_path / "home")}
     ecif = str(Path(sys.executable).with_name("ecif"))
-    command = [ecif, "clean", *corpus.sources, *corpus.options(), "--drop", "0.25", "--json"]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "local")], env=environment, capture_output=True, text=True, timeout=PATIENCE
-    )
+    local = replace(corpus, values=corpus.values | {"out": str(tmp_path / "local")})
+    both = [
+        [ecif, "clean", *one.sources, *one.options(), "--drop", "0.25", "--json", "--fan-out"]
+        for one in (local, corpus)
+    ]
+    done = subprocess.run([*both[0], "local"], env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
 
     address = f"tcp://127.0.0.1:{free_port()}"
@@ -55,9 +58,7 @@ def test_a_cluster_makes_the_same_bytes_although_a_worker_dies(tmp_path: Path, m
             )
             for name in ("a", "b")
         ]
-        parent = Machine(
-            [*command, "--fan-out", "dask", "--dask", address], environment, tmp_path / "parent.log", tmp_path
-        )
+        parent = Machine([*both[1], "dask", "--dask", address], environment, tmp_path / "parent.log", tmp_path)
         machines.append(parent)
         scores = corpus.out / "_ecif/scores"
         deadline = time.monotonic() + PATIENCE

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -71,7 +72,7 @@ def _here(corpus: Corpus, orchestra: Orchestra) -> dict[str, bytes]:
     """What a run in threads makes of the corpus."""
     out = str(corpus.raw.parent / "local")
     done = subprocess.run(
-        _command(corpus, "--out", out, "--fan-out", "local"),
+        _command(replace(corpus, values=corpus.values | {"out": out}), "--fan-out", "local"),
         env=orchestra.environment,
         capture_output=True,
         text=True,
