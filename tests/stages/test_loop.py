@@ -92,7 +92,7 @@ def test_nothing_is_begun_after_the_stop() -> None:
 
 
 def test_every_refusal_is_either_the_shards_or_the_requests() -> None:
-    """A new kind of error has to be sorted on purpose. Those of the rooms above end a run, as all but the shards' do."""
+    """A new kind of error has to be sorted on purpose. Those of the rooms above end a run."""
     kinds = {kind.__name__ for kind in EcifError.__subclasses__() if kind.__module__.startswith("ecif.")}
     assert kinds == {"UsageError", "InputError", "ModelError", "TooManyFailedError"}
 
