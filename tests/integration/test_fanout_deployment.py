@@ -83,7 +83,9 @@ def _here(corpus: Corpus, orchestra: Orchestra) -> dict[str, bytes]:
 
 
 def _made(out: Path) -> dict[str, bytes]:
-    return {name: data for name, (data, _) in files(out).items() if any(kind in name for kind in KINDS)}
+    # The settings beside the scores name the output, which is another one.
+    found = {name: data for name, (data, _) in files(out).items() if any(kind in name for kind in KINDS)}
+    return {name: data for name, data in found.items() if not name.endswith("_meta.json")}
 
 
 def _runs(orchestra: Orchestra, tag: str = "ecif-group") -> list[FlowRun]:
