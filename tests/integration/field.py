@@ -99,8 +99,12 @@ class Field:
         return names
 
     def result(self) -> Files:
-        """Everything in the output that is a function of the input; not what a fan-out hands out meanwhile."""
-        return {name: data for name, data in stable(self.out.read()).items() if not name.startswith("_ecif/fan/")}
+        """Everything in the output that is a function of the input.
+
+        Not what a fan-out hands out meanwhile, nor the record of the event, which says when that was.
+        """
+        passing = ("_ecif/fan/", "_ecif/announced/")
+        return {name: data for name, data in stable(self.out.read()).items() if not name.startswith(passing)}
 
     def at(self, act: Callable[[], object], method: str, name: str, skip: int = 0) -> None:
         """Do something when a request for a name in the output arrives, once, before it is forwarded."""
