@@ -39,6 +39,6 @@ def test_artifacts_of_a_run_are_on_the_server(prefect_server: str, tmp_path: Pat
         print(artifact["type"], artifact["key"], str(artifact["data"])[:2000])
     kinds = [artifact["type"] for artifact in artifacts]
     assert {"markdown", "table", "progress"} <= set(kinds)
-    (page,) = (artifact["data"] for artifact in artifacts if artifact["type"] == "markdown")
+    (page,) = (artifact["data"] for artifact in artifacts if artifact["key"] == "ecif-outcome")
     assert f"{outcome['dropped']:,}" in page
     assert all(float(a["data"]) == 100.0 for a in artifacts if a["type"] == "progress")
