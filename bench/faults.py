@@ -22,7 +22,7 @@ from typing import Any
 from bench.disks import DISKS, on_a_disk
 from bench.matrix import Log, World, on_disk, on_server, said, stable, table
 from bench.outcomes import ERROR, SAME, cell, judge
-from bench.places import Prefix, Server
+from bench.places import Prefix, Server, add_server
 from bench.trial import Nursery
 from bench.world import HEAVY, SHARDS, Stage, shard, write_model
 from tests.integration.faultproxy import (
@@ -192,10 +192,7 @@ def main() -> None:
     """Print the table; exit with 1 if anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--s3", required=True)
-    parser.add_argument("--key", required=True)
-    parser.add_argument("--secret", required=True)
-    parser.add_argument("--bucket", default="ecif-faults")
+    add_server(parser, "ecif-faults")
     parser.add_argument("--cuts", type=int, default=200, help="cuts at random bytes of the tars, in apply and in score")
     parser.add_argument("--times", type=int, default=3, help="how often each other fault is tried in each stage")
     parser.add_argument("--seed", type=int, default=0)

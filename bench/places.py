@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import shutil
 from collections.abc import Mapping
@@ -22,6 +23,14 @@ CLAIMS = ".claims/"
 _AT_ONCE = 4
 
 Files = dict[str, bytes]
+
+
+def add_server(parser: argparse.ArgumentParser, bucket: str) -> None:
+    """The options that name an S3 server and a bucket on it, and by their defaults this one."""
+    parser.add_argument("--s3", required=True)
+    parser.add_argument("--key", required=True)
+    parser.add_argument("--secret", required=True)
+    parser.add_argument("--bucket", default=bucket)
 
 
 @dataclass(frozen=True, slots=True)

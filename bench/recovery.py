@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.matrix import Log, said, table
-from bench.places import Server
+from bench.places import Server, add_server
 from bench.scenes import SCENES, Recovered, staged
 from bench.scenes_groups import GROUP_SCENES
 
@@ -37,10 +37,7 @@ def main() -> None:
     """Print the table; exit with 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--s3", required=True)
-    parser.add_argument("--key", required=True)
-    parser.add_argument("--secret", required=True)
-    parser.add_argument("--bucket", default="ecif-recovery")
+    add_server(parser, "ecif-recovery")
     parser.add_argument("--only", default="", help="only events whose name contains this")
     given = parser.parse_args()
     # Whoever ends this ends the servers, too.

@@ -28,7 +28,7 @@ from typing import Any
 from uuid import UUID
 
 from bench.matrix import said, table
-from bench.places import Server
+from bench.places import Server, add_server
 from bench.scenes import MONTHLY, Stage, staged
 from tests.integration.field import announce
 
@@ -144,10 +144,7 @@ def main() -> None:
     """Print the tables; exit with 1 if anything was lost or done twice."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--s3", required=True)
-    parser.add_argument("--key", required=True)
-    parser.add_argument("--secret", required=True)
-    parser.add_argument("--bucket", default="ecif-soak")
+    add_server(parser, "ecif-soak")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--every", type=float, default=60, help="seconds between two arrivals")
     parser.add_argument("--silent", type=int, default=5, help="every so many-th arrival is not announced")

@@ -112,6 +112,20 @@ def shard(number: int, ballast: int = 0, samples: int = SAMPLES) -> tuple[bytes,
     return buffer.getvalue(), keys
 
 
+SMALL: dict[str, Any] = {
+    "device": "cpu",
+    "batch_size": 6,
+    "min_batch": 3,
+    "micro_batch": 6,
+    "workers": 0,
+    "segmentations": 1,
+    "sketches": 2,
+    "logra_rank": 4,
+    "fit_pairs": 30,
+}
+"""Settings under which a corpus of some dozen pairs is cleaned."""
+
+
 def stages(root: str, out: str, model: tuple[Path, Path]) -> dict[str, Stage]:
     """The stages by name, each after the one that it needs.
 
@@ -124,15 +138,7 @@ def stages(root: str, out: str, model: tuple[Path, Path]) -> dict[str, Stage]:
         "model": str(model[0]),
         "pretrained": str(model[1]),
         "out": out,
-        "device": "cpu",
-        "batch_size": 6,
-        "min_batch": 3,
-        "micro_batch": 6,
-        "workers": 0,
-        "segmentations": 1,
-        "sketches": 2,
-        "logra_rank": 4,
-        "fit_pairs": 30,
+        **SMALL,
     }
     options = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     taking = (json.dumps(sources), json.dumps(values | {"validation": [values["validation"]]}))

@@ -11,9 +11,9 @@ from cyclopts import Parameter
 from ecif import progress
 from ecif.cli.answer import Answer
 from ecif.cli.options import Usual, settings_of, sources_of, wants_json
-from ecif.cli.orchestration import orchestrator
 from ecif.cli.text import failures, listed
 from ecif.errors import EXIT_OK, EXIT_SHARDS_FAILED
+from ecif.orchestration import orchestrator
 from ecif.settings import ScoreSettings, Settings
 
 if TYPE_CHECKING:

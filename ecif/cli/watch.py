@@ -10,8 +10,8 @@ from ecif import progress
 from ecif.cli.answer import Answer
 from ecif.cli.corpus import Sources
 from ecif.cli.options import Usual, settings_of, sources_of, wants_json
-from ecif.cli.orchestration import orchestrator
 from ecif.errors import UsageError
+from ecif.orchestration import orchestrator
 from ecif.settings import Settings
 
 Name = Annotated[str, Parameter(help="of the corpus: deployments with triggers for ecif.shards.NAME hear of it")]

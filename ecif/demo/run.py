@@ -11,7 +11,6 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from decimal import Decimal
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from ecif.demo import corpus
 from ecif.demo.evaluation import Evaluation, evaluate
 from ecif.errors import UsageError
 from ecif.layout import Layout
+from ecif.orchestration import orchestrator
 from ecif.progress import Progress, Silent, clock
 from ecif.settings import Settings
 from ecif.storage import Storage
@@ -81,9 +81,8 @@ def run_demo(out: Path, *, pairs: int = 6_000, seed: int = 0, progress: Progress
     smallest = BATCH * SHARDS // 2
     if not smallest <= pairs <= corpus.MOST_PAIRS:
         raise UsageError(f"--pairs: the demo takes {smallest:,} to {corpus.MOST_PAIRS:,} pairs, not {pairs:,}")
-    orchestrator = _orchestrator()
+    run_clean = orchestrator("prefect")
     _take_over(out, {"made_by": "ecif demo", "pairs": pairs, "seed": seed})
-    run_clean = orchestrator.load()
     made = corpus.build(
         out / "corpus",
         pairs=pairs, validation_pairs=VALIDATION_PAIRS, shards=SHARDS, wrong=float(WRONG), seed=seed,
@@ -136,14 +135,6 @@ def print_outcome(outcome: DemoOutcome, console: Console) -> None:
     places = (("corpus", outcome.corpus), ("cleaned shards", outcome.cleaned), ("report", outcome.report or "none"))
     for name, place in places:
         console.print(f"{name}: {place}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _orchestrator() -> metadata.EntryPoint:
-    """Where the installed orchestration is: this package knows none."""
-    found = metadata.entry_points(group="ecif.orchestrator", name="prefect")
-    if not found:
-        raise UsageError("no orchestration is installed: the demo needs this package installed with pip")
-    return next(iter(found))
 
 
 def _take_over(out: Path, marker: dict[str, Any]) -> None:

@@ -22,21 +22,13 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from bench.matrix import stable
 from bench.places import Files, Prefix, Server
-from bench.world import shard
+from bench.world import SMALL, shard
 from tests.integration.faultproxy import Meanwhile, Proxy, Rule
 from tests.integration.orchestra import AUTH, Orchestra, declaration
 
 SAMPLES = 12
 SETTINGS = {
-    "device": "cpu",
-    "batch_size": 6,
-    "min_batch": 3,
-    "micro_batch": 6,
-    "workers": 0,
-    "segmentations": 1,
-    "sketches": 2,
-    "logra_rank": 4,
-    "fit_pairs": 30,
+    **SMALL,
     "fan_out": "local",
     "group_size": 2,
     "drop": "0.25",

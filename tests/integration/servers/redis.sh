@@ -20,7 +20,8 @@ if [ ! -x "$ROOT/redis-server" ]; then
     exit 2
   }
   for package in "$FRESH"/debs/archives/*.deb; do dpkg-deb -x "$package" "$FRESH/root"; done
-  printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s/usr/bin/redis-server "$@"\n' "$LIBRARIES" "$ROOT" >"$FRESH/root/redis-server"
+  program=$(cd "$FRESH/root" && find . -path '*/bin/redis-server' | head -n 1)
+  printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s/%s "$@"\n' "$LIBRARIES" "$ROOT" "${program#./}" >"$FRESH/root/redis-server"
   chmod +x "$FRESH/root/redis-server"
   mv -T "$FRESH/root" "$ROOT" 2>/dev/null || [ -x "$ROOT/redis-server" ]
   rm -rf "$FRESH"
