@@ -96,7 +96,21 @@ class _Odd(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-def test_a_server_that_refuses_or_forgets_has_not_accepted() -> None:
+class _Clock:
+    """Time that passes only by sleeping: a slow machine makes as many looks as a fast one."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_server_that_refuses_or_forgets_has_not_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.notify.time", _Clock())
     server = HTTPServer(("127.0.0.1", 0), _Odd)
     Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/api"

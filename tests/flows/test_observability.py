@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import FlowRunSort
 
 from ecif import logs, metrics
@@ -20,9 +29,16 @@ OF_THE_OUTPUT = (artifacts.OUTCOME_KEY, artifacts.SCORES_KEY, artifacts.PAIRS_KE
 
 
 def _shown() -> dict[str, Any]:
-    """Artifacts of the last run, by key."""
+    """Artifacts of the run that ended last, by key.
+
+    Other tests leave runs on the server that are yet to start, and so would be the last to have started.
+    """
+    ended = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED])))
+    of_clean = FlowFilter(name=FlowFilterName(any_=["clean"]))
     with get_client(sync_client=True) as client:
-        run = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
+        run = client.read_flow_runs(
+            flow_filter=of_clean, flow_run_filter=ended, sort=FlowRunSort.END_TIME_DESC, limit=1
+        )[0]
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
         return {found.key: found.data for found in client.read_artifacts(artifact_filter=wanted) if found.key}
 
