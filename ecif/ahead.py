@@ -1,7 +1,7 @@
 """Call a slow function on many items a few steps ahead, and hand out the results in order.
 
-Reading small files from object storage waits far more than it works: eight requests at a time hide most of it, while
-only eight results are held. Results and errors come in the order of the items, as if they had been taken one by one.
+Reading small files from object storage waits far more than it works: sixteen requests at a time hide most of it, while
+only sixteen results are held. Results and errors come in the order of the items, as if they had been taken one by one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-DEPTH = 8
+DEPTH = 16
 
 
 def ahead(function: Callable[[T], R], items: Iterable[T], depth: int = DEPTH) -> Generator[R, None, None]:

@@ -25,7 +25,7 @@ from ecif.sources import Expansion, Found, Listed, look_up, sidecars_of
 from ecif.storage import FileInfo, Storage, folder_of, is_inside
 
 # Small files that are read at the same time; the waiting is for the network.
-_AT_ONCE = 8
+_AT_ONCE = 16
 # Shards of one file. What is described but not written yet is held; what a killed run has written, the next one keeps.
 FILE_SHARDS = 20_000
 # The smallest sample: one header block and no data.

@@ -170,6 +170,14 @@ class Layout:
     def report(self) -> str:
         return self._meta("report", "index.html")
 
+    def manifest_rollup(self) -> str:
+        """All manifests in one table, to spare later runs a request for each: derived, and may be deleted."""
+        return self._meta("rollup", "manifests.parquet")
+
+    def report_rollup(self, key: str) -> str:
+        """What the report has taken from the score tables so far: derived, and may be deleted."""
+        return self._meta("rollup", "report", f"{key}.npz")
+
     def packs(self) -> str:
         return self._meta("pack")
 

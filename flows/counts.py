@@ -1,12 +1,14 @@
 """Counts of a whole output, from its files: manifests of written shards, score tables of the others.
 
 Counting files instead of adding up task results gives the same numbers for a run, its repetition and its resumption.
-It costs one small read per shard, a few at a time.
+Manifests come from their rollup; it costs one small read for each shard that is scored and not written, a few at a
+time.
 """
 
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -14,7 +16,6 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ecif import manifest
 from ecif.ahead import ahead
 from ecif.errors import InputError
 from ecif.inventory import Shard
@@ -45,19 +46,26 @@ class ShardCount:
 
 
 def counts(
-    run: Run, shards: Sequence[Shard], scored: AbstractSet[str], written: AbstractSet[str]
+    run: Run, shards: Sequence[Shard], scored: AbstractSet[str], written: pl.DataFrame | None
 ) -> Iterator[ShardCount]:
-    """The shards that are written or at least scored, in their order.
+    """The shards that are written, in their order, and then those that are only scored.
+
+    Args:
+        scored: names of the shards with scores. written: `ecif.rollup.load`; None where nothing is to be written.
 
     Raises:
-        InputError: a manifest or a score table is damaged.
+        InputError: a score table is damaged.
     """
+    names = pl.DataFrame({"shard": [shard.name for shard in shards]}, schema={"shard": pl.String})
+    left = scored & set(names["shard"])
+    if written is not None:
+        columns = ("shard", "samples", "statuses", "kept", "dropped", "quarantined")
+        found = names.join(written.select(columns), on="shard", how="inner", maintain_order="left")
+        for name, samples, statuses, kept, dropped, quarantined in found.iter_rows():
+            yield ShardCount(name, samples, json.loads(statuses), kept, dropped, quarantined)
+        left -= set(found["shard"])
 
     def one(name: str) -> ShardCount:
-        if name in written:
-            found = manifest.read(run.layout, run.storage, name)
-            if found is not None:
-                return ShardCount(name, found.samples, found.statuses, found.kept, found.dropped, found.quarantined)
         url = run.layout.scores(run.score_key, name)
         try:
             table = pl.read_parquet(io.BytesIO(run.storage.read_bytes(url)), columns=["status"])
@@ -65,4 +73,4 @@ def counts(
             raise InputError(f"is not a table of scores: {error}; delete it and run again", url=url) from error
         return ShardCount(name, len(table), dict(sorted(Counter(table["status"]).items())))
 
-    return ahead(one, [shard.name for shard in shards if shard.name in scored or shard.name in written])
+    yield from ahead(one, sorted(left))

@@ -12,7 +12,7 @@ from typing import Any
 
 from prefect import Task
 
-from ecif import logs, manifest, packmap, packs
+from ecif import logs, manifest, packmap, packs, rollup
 from ecif.errors import ConflictError
 from ecif.interop.loaders import write_index
 from ecif.inventory import Shard
@@ -202,6 +202,7 @@ class Stages:
     def index(self) -> None:
         """What training loaders ask for."""
         with self._stage("index"):
+            rollup.refresh(self.run.layout, self.run.storage)
             write_index(self.run.layout, self.run.storage)
 
     def report(self, decision: Decision | None) -> None:
@@ -234,10 +235,11 @@ class Stages:
         """Count what is there; the rows of single shards go to `worst`."""
         run = self.run
         scored = score.done(run)
-        written = manifest.done(run.layout, run.storage) if decision else set()
+        manifests = rollup.load(run.layout, run.storage) if decision else None
+        written = set(manifests["shard"]) if manifests is not None else set()
         statuses: dict[str, int] = {}
         kept = dropped = quarantined = unscored = 0
-        for item in counts(run, self.shards, scored, written):
+        for item in counts(run, self.shards, scored, manifests):
             for status, count in item.statuses.items():
                 statuses[status] = statuses.get(status, 0) + count
             unscored += item.unscored

@@ -17,7 +17,7 @@ from ecif.settings import Settings
 COLOURS = ("red", "green", "blue", "white")
 SAMPLES = 12
 SHARDS = 4
-DERIVED = ("index", "report")
+DERIVED = ("index", "report", "rollup")
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,8 @@ def main() -> None:
             cost.show(given.pairs, cost.assumed(vars(given)))
         case "drive":
             options = {"seconds": given.seconds, "s3": given.s3, "database": given.database}
-            runs = [driving.drive(given.work, n, drop=given.drop or None, **options) for n in given.shards]
-            driving.show(runs)
+            found = (driving.drive(given.work, n, drop=given.drop or None, **options) for n in given.shards)
+            driving.show([run for runs in found for run in runs])
 
 
 if __name__ == "__main__":

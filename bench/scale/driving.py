@@ -1,8 +1,9 @@
 """The flow `clean` over a simulated corpus with a real Prefect server: what is left when nothing is computed or copied.
 
-Each run is a process of its own, with an engine and a database of its own: overhead in seconds by stage, peak memory
-above that of the imports, task runs, rows and bytes in the database, requests to S3. Overhead is what a stage took less
-what the stand-ins took, which publish a table and a manifest for every shard.
+Each run is a process of its own, with an engine of its own: overhead in seconds by stage, peak memory above that of
+the imports, task runs, rows and bytes in the database, requests to S3. Overhead is what a stage took less what the
+stand-ins took, which publish a table and a manifest for every shard. After the run that does everything comes one that
+finds nothing new: what every later run pays for the corpus that is there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ TABLES = ("flow_run", "task_run", "task_run_state", "events", "event_resources",
 class Driven(TypedDict):
     """What one run came to; `overhead` and `standins` are seconds by stage, `requests` numbers by S3 call."""
 
+    run: str
     shards: int
     wall: float
     cpu: float
@@ -93,8 +95,8 @@ def child(shards: int, root: str, out: str, drop: str | None, seconds: float) ->
 
 def drive(
     work: Path, shards: int, *, drop: str | None, seconds: float = 0.0, s3: str = "", database: str = ""
-) -> Driven:
-    """One run.
+) -> list[Driven]:
+    """The first run over a corpus, and another one.
 
     Args:
         work: where the corpus is laid out and Prefect keeps its files.
@@ -109,7 +111,6 @@ def drive(
     environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": ""}
     if database:
         environment["PREFECT_API_DATABASE_CONNECTION_URL"] = database
-    before = counts(home, database)
     if s3:
         options = {"endpoint_url": s3}
         fs, root = filesystem("s3://", options), f"s3://{name}"
@@ -122,16 +123,19 @@ def drive(
         source, out = str(work / f"scale-{shards}"), str(home / "out")
     arguments = json.dumps([shards, source, out, drop, seconds])
     command = [sys.executable, "-m", "bench.scale", "drive-child", arguments]
+    found: list[Driven] = []
     try:
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
-        after = counts(home, database)
+        for run in ("first", "again"):
+            before = counts(home, database)
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+            after = counts(home, database)
+            found.append(json.loads(output.splitlines()[-1]) | {"run": run})
+            found[-1]["rows"] = {table: after[table] - before.get(table, 0) for table in TABLES}
+            found[-1]["database"] = after["bytes"] - before.get("bytes", 0)
     finally:
         if s3:
             fs.rm(f"s3://{name}", recursive=True)
         shutil.rmtree(home)
-    found: Driven = json.loads(output.splitlines()[-1])
-    found["rows"] = {table: after[table] - before.get(table, 0) for table in TABLES}
-    found["database"] = after["bytes"] - before.get("bytes", 0)
     return found
 
 
@@ -163,22 +167,23 @@ async def _in_postgres(database: str) -> dict[str, int]:
 def show(found: list[Driven]) -> None:
     """Print the tables."""
     stages = list(dict.fromkeys(stage for one in found for stage in one["overhead"]))
-    print(f"| shards | wall s | {' | '.join(stages)} | overhead ms a shard | peak MB |")
-    print("|" + "---:|" * (len(stages) + 4))
+    print(f"| shards | run | wall s | {' | '.join(stages)} | overhead ms a shard | peak MB |")
+    print("|---:|---|" + "---:|" * (len(stages) + 3))
     for one in found:
         overhead = [one["overhead"].get(stage, 0.0) for stage in stages]
         each = 1000 * sum(overhead) / one["shards"]
-        cells = [f"{one['shards']:,}", f"{one['wall']:.0f}", *(f"{s:.1f}" for s in overhead), f"{each:.1f}"]
+        cells = [f"{one['shards']:,}", one["run"], f"{one['wall']:.0f}", *(f"{s:.1f}" for s in overhead), f"{each:.1f}"]
         print("|", " | ".join([*cells, f"{one['peak']:.0f}"]), "|")
-    print(f"\n| shards | {' | '.join(TABLES)} | database MB |")
-    print("|" + "---:|" * (len(TABLES) + 2))
+    print(f"\n| shards | run | {' | '.join(TABLES)} | database MB |")
+    print("|---:|---|" + "---:|" * (len(TABLES) + 1))
     for one in found:
         rows = [f"{one['rows'][table]:,}" for table in TABLES]
-        print("|", " | ".join([f"{one['shards']:,}", *rows, f"{one['database'] / 1e6:.1f}"]), "|")
+        print("|", " | ".join([f"{one['shards']:,}", one["run"], *rows, f"{one['database'] / 1e6:.1f}"]), "|")
     if calls := sorted({call for one in found for call in one["requests"]}):
-        print(f"\n| shards | {' | '.join(calls)} | S3 requests a shard |")
-        print("|" + "---:|" * (len(calls) + 2))
+        print(f"\n| shards | run | {' | '.join(calls)} | S3 requests a shard |")
+        print("|---:|---|" + "---:|" * (len(calls) + 1))
         for one in found:
             numbers = [one["requests"].get(call, 0) for call in calls]
-            print("|", " | ".join([f"{n:,}" for n in (one["shards"], *numbers)]), end=" | ")
+            cells = [f"{one['shards']:,}", one["run"], *(f"{n:,}" for n in numbers)]
+            print("|", " | ".join(cells), end=" | ")
             print(f"{sum(numbers) / one['shards']:.1f} |")

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from bench.scale import corpus, standins
 from bench.scale.driving import counted
-from ecif import manifest
+from ecif import rollup
 from ecif.interop.loaders import write_index
 from ecif.progress import Silent
 from ecif.report import build_report
@@ -68,11 +68,12 @@ def _steps(settings: Settings, sources: list[str]) -> dict[str, Counter[str]]:
         with step("write, by workers"):
             write_group.fn(replace(job, decision_key=decision.key), group)
         with step("index"):
+            rollup.refresh(layout, storage)
             write_index(layout, storage)
         with step("report"):
             build_report(layout, storage, run.inventory, decision, key)
         with step("what is done"):
-            scored, written = score.done(run), manifest.done(layout, storage)
+            scored, written = score.done(run), rollup.load(layout, storage)
         with step("outcome"):
             assert sum(item.kept or 0 for item in counts(run, run.inventory.shards, scored, written))
         with step("inventory, nothing new"):

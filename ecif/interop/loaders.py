@@ -2,8 +2,8 @@
 
 open_clip looks up `sizes.json` in the directory of the shards, webdataset and wids take the same numbers from an
 index; without them a loader has to be told, or has to read everything once to know the length of an epoch. Both files
-are derived: they follow from the manifests, may be replaced, and are written while the manifests are read, so that
-memory does not grow with the number of shards.
+are derived: they follow from the manifests, may be replaced, and are written line by line: of a shard no more is held
+than its row of `ecif.rollup`.
 
 They lie under `_ecif/index`, because img2dataset reads every JSON file beside the shards as statistics of a shard and
 fails on any other. Copies beside the shards, where open_clip finds them by itself, are made on request.
@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ecif import manifest, packs, restores
-from ecif.ahead import ahead
+from ecif import packs, restores, rollup
 from ecif.interop.uids import duplicates
 from ecif.layout import Layout
 from ecif.storage import Storage
@@ -54,11 +53,9 @@ class Index:
 
 def tars(layout: Layout, storage: Storage) -> Iterator[Tar]:
     """The tars of an output: cleaned ones by name, then packed ones, then those of restored samples."""
-    folder = storage.check(layout.manifests()) + "/"
-    names = (file.url.removeprefix(folder).removesuffix(".json") for file in storage.scan(folder, ".json"))
-    for cleaned in ahead(lambda name: manifest.read(layout, storage, name), names):
-        if cleaned is not None and "tar" in cleaned.files:
-            yield Tar(f"{cleaned.shard}.tar", cleaned.kept, cleaned.files["tar"].size)
+    for shard, kept, size in rollup.load(layout, storage).select("shard", "kept", "tar_size").iter_rows():
+        if size is not None:
+            yield Tar(f"{shard}.tar", kept, size)
     for packed in packs.shards(layout, storage):
         yield Tar(f"{packed.shard}.tar", packed.samples, packed.files["tar"].size)
     for back in restores.shards(layout, storage):

@@ -29,6 +29,9 @@ from ecif.storage.urls import OBJECT_STORES, READ_ONLY, scheme_of
 # One range request per block. Latency is hidden well above 8 MiB; a reader holds one or two blocks.
 READ_BLOCK = 16 * 2**20
 
+# Connections to one server: more than requests are ever under way, or they would queue for one.
+POOL = 64
+
 _TAGS = ("ETag", "etag", "md5Hash", "Content-MD5", "LastModified", "Last-Modified", "last_modified", "mtime", "created")
 
 
@@ -54,6 +57,7 @@ def filesystem(url: str, options: Mapping[str, Any]) -> Any:
             "retries": {"total_max_attempts": 1, "mode": "standard"},
             "connect_timeout": 10,
             "read_timeout": 30,
+            "max_pool_connections": POOL,
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
         }
