@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,41 +19,11 @@ from ecif.errors import InputError, UsageError
 from ecif.selection import Decision, choose, dropped_mask, ranks
 from ecif.settings import PolicySettings
 from ecif.storage import Storage
+from tests.scored import Row, corpora, few, room, rooms, rows, sorted_rows, table, write
 
-SCHEMA: dict[str, Any] = {
-    "uid": pl.String, "key": pl.String, "shard": pl.String, "index": pl.UInt32, "status": pl.String,
-    "influence": pl.Float32,
-}  # fmt: skip
 NAMES = {"key": "d", "score_key": "s", "fit_key": "f"}
-TIED = 2_000
 
-# Few distinct values, so that nearly every example is full of ties; zeros of both signs, denormals, the extremes.
-few = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1e-38, 3.4e38, -3.4e38, 0.1])
-scores_of_rows = st.one_of(few, st.floats(width=32, allow_nan=False, allow_infinity=False))
-rows = st.tuples(st.sampled_from(["", "a", "aa", "b\0", "b", "é", "\U0001f600"]), st.none() | scores_of_rows)
-corpora = st.lists(st.lists(rows, max_size=8), min_size=1, max_size=4)
 fractions = st.decimals(0, 1, places=3) | st.sampled_from([Decimal(0), Decimal(1), Decimal("0.5")])
-
-Row = tuple[str, float | None]
-
-
-def table(shard: str, content: Sequence[Row]) -> pl.DataFrame:
-    """One shard's scores; a score of None is a row that could not be scored."""
-    columns = {
-        "uid": [uid for uid, _ in content],
-        "key": [f"{shard}{i % 2}" for i in range(len(content))],
-        "shard": [shard] * len(content),
-        "index": list(range(len(content))),
-        "status": ["no_image" if score is None else "ok" for _, score in content],
-        "influence": [score for _, score in content],
-    }
-    return pl.DataFrame(columns, schema=SCHEMA)
-
-
-def write(folder: Path, frames: dict[str, pl.DataFrame]) -> dict[str, str]:
-    for name, frame in frames.items():
-        frame.write_parquet(folder / f"{name}.parquet")
-    return {name: str(folder / f"{name}.parquet") for name in frames}
 
 
 def decide(frames: dict[str, pl.DataFrame], **policy: Any) -> Decision:
@@ -72,23 +41,18 @@ def dropped(frames: dict[str, pl.DataFrame], decision: Decision) -> set[tuple[st
     }
 
 
-def brute_force(frames: dict[str, pl.DataFrame], k: int, column: str = "influence", sign: int = 1) -> list[Any]:
-    everything = pl.concat(frames.values()).filter(pl.col("status") == "ok")
-    ordered = sorted(
-        everything.iter_rows(named=True), key=lambda r: (sign * r[column], r["uid"], r["key"], r["shard"], r["index"])
-    )
-    return ordered[:k]
-
-
 @settings(max_examples=60, deadline=None)
-@given(corpora, fractions)
-def test_a_fraction_drops_exactly_what_sorting_would_drop(corpus: list[list[Row]], fraction: Decimal) -> None:
+@given(corpora, fractions, rooms)
+def test_a_fraction_drops_exactly_what_sorting_would_drop(
+    corpus: list[list[Row]], fraction: Decimal, held: tuple[int, int]
+) -> None:
     frames = {f"{i:02d}": table(f"{i:02d}", content) for i, content in enumerate(corpus)}
     n_ok = sum(score is not None for content in corpus for _, score in content)
     k = int(fraction * n_ok)
-    expected = brute_force(frames, k)
+    expected = sorted_rows(frames)[:k]
 
-    decision = decide(frames, drop=fraction)
+    with room(*held):
+        decision = decide(frames, drop=fraction)
 
     assert dropped(frames, decision) == {(row["shard"], row["index"]) for row in expected}
     assert (decision.n_dropped, decision.n_ok, decision.shards) == (k, n_ok, len(frames))
@@ -103,23 +67,28 @@ def test_a_fraction_drops_exactly_what_sorting_would_drop(corpus: list[list[Row]
 
 
 @settings(max_examples=40, deadline=None)
-@given(corpora, fractions)
-def test_higher_is_worse_drops_from_the_other_end(corpus: list[list[Row]], fraction: Decimal) -> None:
+@given(corpora, fractions, rooms)
+def test_higher_is_worse_drops_from_the_other_end(
+    corpus: list[list[Row]], fraction: Decimal, held: tuple[int, int]
+) -> None:
     frames = {f"{i:02d}": table(f"{i:02d}", content) for i, content in enumerate(corpus)}
     k = int(fraction * sum(score is not None for content in corpus for _, score in content))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, room(*held):
         patch.setattr(selection, "facts", lambda name: Facts(name, True, "", ""))
         decision = decide(frames, drop=fraction)
         got = dropped(frames, decision)
     assert decision.higher_is_worse
-    assert got == {(row["shard"], row["index"]) for row in brute_force(frames, k, sign=-1)}
+    assert got == {(row["shard"], row["index"]) for row in sorted_rows(frames, sign=-1)[:k]}
 
 
 @settings(max_examples=40, deadline=None)
-@given(corpora, st.one_of(few, st.floats(allow_nan=False, allow_infinity=False)))
-def test_a_threshold_drops_what_is_strictly_worse(corpus: list[list[Row]], threshold: float) -> None:
+@given(corpora, st.one_of(few, st.floats(allow_nan=False, allow_infinity=False)), rooms)
+def test_a_threshold_drops_what_is_strictly_worse(
+    corpus: list[list[Row]], threshold: float, held: tuple[int, int]
+) -> None:
     frames = {f"{i:02d}": table(f"{i:02d}", content) for i, content in enumerate(corpus)}
-    decision = decide(frames, threshold=threshold)
+    with room(*held):
+        decision = decide(frames, threshold=threshold)
     expected = {
         (name, row["index"])
         for name, frame in frames.items()
@@ -139,45 +108,14 @@ def test_a_threshold_above_wanted_scores_works_the_other_way_round(monkeypatch: 
 
 
 @settings(max_examples=40, deadline=None)
-@given(corpora, st.randoms(use_true_random=False))
-def test_the_order_of_shards_does_not_matter(corpus: list[list[Row]], random: Any) -> None:
+@given(corpora, st.randoms(use_true_random=False), rooms)
+def test_the_order_of_shards_does_not_matter(corpus: list[list[Row]], random: Any, held: tuple[int, int]) -> None:
     frames = {f"{i:02d}": table(f"{i:02d}", content) for i, content in enumerate(corpus)}
     names = list(frames)
     random.shuffle(names)
-    assert decide({name: frames[name] for name in names}, drop=Decimal("0.5")) == decide(frames, drop=Decimal("0.5"))
-
-
-@settings(max_examples=40, deadline=None)
-@given(corpora, fractions, st.integers(0, 3))
-def test_ties_are_settled_in_bounded_memory(corpus: list[list[Row]], fraction: Decimal, held: int) -> None:
-    """With room for only a few identities the narrowing passes take over, and find the same pair."""
-    level = [[(uid, 0.25) for uid, _ in content] for content in corpus]
-    frames = {f"{i:02d}": table(f"{i:02d}", content) for i, content in enumerate(level)}
-    with pytest.MonkeyPatch.context() as patch:
-        expected = decide(frames, drop=fraction)
-        patch.setattr(selection, "TIES_HELD", held)
-        assert decide(frames, drop=fraction) == expected
-    assert len(dropped(frames, expected)) == expected.n_dropped
-
-
-def test_narrowing_never_holds_more_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of 2,000 pairs tie and share 20 leading characters; at most 50 identities are sorted at the end."""
-    content: list[Row] = [(f"{'0' * 20}{i * 7919 % TIED:04d}", -0.0 if i % 2 else 0.0) for i in range(TIED)]
-    scores = write(tmp_path, {"00": table("00", content[:1_200]), "01": table("01", content[1_200:])})
-    sizes: list[int] = []
-
-    def sorting(items: Any) -> list[Any]:
-        listed = sorted(items)
-        sizes.append(len(listed))
-        return listed
-
-    monkeypatch.setattr(selection, "TIES_HELD", 50)
-    monkeypatch.setattr(selection, "sorted", sorting, raising=False)
-    decision = choose(Storage(), scores, PolicySettings(detector="influence", drop=Decimal("0.3")), **NAMES)
-    assert decision.threshold == 0
-    assert decision.tie is not None
-    assert decision.tie[0] == f"{'0' * 20}{599:04d}"
-    assert max(sizes) <= 100
+    with room(*held):
+        shuffled = decide({name: frames[name] for name in names}, drop=Decimal("0.5"))
+    assert shuffled == decide(frames, drop=Decimal("0.5"))
 
 
 def test_the_masks_of_many_shards_add_up_to_k(tmp_path: Path) -> None:

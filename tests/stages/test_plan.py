@@ -19,6 +19,7 @@ from ecif.sources import expand
 from ecif.stages.plan import applied, load_decision, mark_applied, only_score_key, plan, scored_shards
 from ecif.storage import Storage
 from tests.conftest import MakeTar
+from tests.scored import Counting
 
 SCORES, FIT = "0123456789ab", "ba9876543210"
 FORM = WriteSettings()
@@ -87,6 +88,16 @@ def test_a_second_plan_returns_the_frozen_decision_also_after_arrivals(output: O
     assert plan(output.layout, output.storage, TENTH) == first
     with pytest.raises(UsageError, match="1 of 2 shards have no scores"):
         plan(output.layout, output.storage, PolicySettings(detector="influence", drop=Decimal("0.2")))
+
+
+def test_the_tables_of_a_corpus_that_fits_are_read_once_and_that_of_the_tie_again(output: Output) -> None:
+    output.add("00000", [float(i) for i in range(15)])
+    output.add("00001", [-1.0, 50.0, 60.0, 70.0, 80.0])
+    storage = Counting()
+    decision = plan(output.layout, storage, TENTH)
+    assert decision.threshold == 0.0
+    urls = {name: output.layout.scores(SCORES, name) for name in ("00000", "00001")}
+    assert storage.times(urls) == {"00000": 2, "00001": 1}
 
 
 def test_shards_without_scores_stop_the_plan_unless_they_were_set_aside(output: Output) -> None:

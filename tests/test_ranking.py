@@ -1,0 +1,147 @@
+"""The k-th worst pair against sorting everything, with much room and with none, and how often that reads each table."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from ecif import ranking
+from ecif.detectors import Facts, facts
+from ecif.radix import image
+from ecif.ranking import Ranking
+from ecif.scores import IDENTITY
+from ecif.storage import Storage
+from tests.scored import PLENTY, Counting, Row, corpora, room, rooms, sorted_rows, table, write
+
+FACT = facts("influence")
+TIED = 2_000
+
+
+@settings(max_examples=60, deadline=None)
+@given(corpora, rooms, st.integers(0, 3) | st.just(PLENTY), st.booleans(), st.data())
+def test_the_kth_worst_is_the_kth_of_all_sorted(
+    corpus: list[list[Row]], held: tuple[int, int], ties: int, higher_is_worse: bool, data: st.DataObject
+) -> None:
+    """Whatever may be held: scores, lower bits, identities."""
+    frames = {f"{i:02d}": table(f"{i:02d}", content) for i, content in enumerate(corpus)}
+    fact = Facts("influence", higher_is_worse, "", "")
+    sign = -1 if higher_is_worse else 1
+    expected = sorted_rows(frames, sign)
+    assume(expected)
+    k = data.draw(st.integers(1, len(expected)))
+    with tempfile.TemporaryDirectory() as folder, room(*held, ties):
+        found = Ranking.read(Storage(), write(Path(folder), frames), fact)
+        last = expected[k - 1]
+        assert found.worst(k) == (last["influence"], tuple(last[name] for name in IDENTITY))
+        worse = [row for row in expected if sign * row["influence"] < sign * last["influence"]]
+        assert found.count_worse(last["influence"]) == len(worse)
+    assert (found.n_ok, found.n_rows) == (len(expected), sum(map(len, corpus)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(corpora, st.booleans(), st.data())
+def test_a_table_is_read_again_only_for_what_is_not_known(
+    corpus: list[list[Row]], fits: bool, data: st.DataObject
+) -> None:
+    """With room for the scores once, without it twice unless no row is scored; and once more for a tie that it has."""
+    frames = {f"{i:02d}": table(f"{i:02d}", content) for i, content in enumerate(corpus)}
+    expected = sorted_rows(frames)
+    assume(expected)
+    k = data.draw(st.integers(1, len(expected)))
+    storage = Counting()
+    with tempfile.TemporaryDirectory() as folder, room(PLENTY if fits else 0, PLENTY):
+        scores = write(Path(folder), frames)
+        level, _ = Ranking.read(storage, scores, FACT).worst(k)
+    values = {name: frame["influence"].drop_nulls().to_list() for name, frame in frames.items()}
+    assert storage.times(scores) == {
+        name: 1 + (bool(found) and not fits) + (level in found) for name, found in values.items()
+    }
+
+
+CLOSE, TIE, CLOSER = 0.501, 0.5, 0.502  # all in one bin of the first pass
+MIXED: dict[str, list[Row]] = {
+    "close": [("a", CLOSE), ("b", 0.9)],
+    "one": [("a", 0.1), ("b", TIE)],
+    "other": [("c", TIE), ("d", 7.0)],
+    "rest": [("a", CLOSER), ("b", 0.9)],
+    "unscored": [("a", None)],
+}
+
+
+@pytest.mark.parametrize(
+    ("held", "reads"),
+    [
+        pytest.param((PLENTY, PLENTY, PLENTY), (1, 2, 2, 1, 1), id="everything fits"),
+        pytest.param((PLENTY, 0, PLENTY), (1, 2, 2, 1, 1), id="held scores need no bits"),
+        pytest.param((0, PLENTY, PLENTY), (2, 3, 3, 2, 1), id="the bits fit"),
+        pytest.param((0, 1, PLENTY), (2, 3, 3, 3, 1), id="the bits of the first shard fit"),
+        pytest.param((0, 0, PLENTY), (3, 3, 3, 3, 1), id="nothing fits"),
+        pytest.param((4, 1, PLENTY), (1, 2, 3, 3, 1), id="the scores of two shards fit"),
+        pytest.param((PLENTY, PLENTY, 1), (1, 3, 3, 1, 1), id="the ties do not fit"),
+        pytest.param((0, PLENTY, 1), (2, 4, 4, 2, 1), id="only the bits fit"),
+    ],
+)
+def test_how_often_each_table_is_read(tmp_path: Path, held: tuple[int, int, int], reads: tuple[int, ...]) -> None:
+    assert len({int(code) >> 16 for code in image(np.array([CLOSE, TIE, CLOSER], dtype=np.float32))}) == 1
+    scores = write(tmp_path, {name: table(name, content) for name, content in MIXED.items()})
+    storage = Counting()
+    with room(*held):
+        level, tie = Ranking.read(storage, scores, FACT).worst(2)
+    assert (level, tie[0]) == (TIE, "b")
+    assert tuple(storage.times(scores).values()) == reads
+
+
+@pytest.mark.parametrize(("values", "reads"), [(PLENTY, 1), (0, 2)])
+def test_counting_up_to_a_threshold_reads_what_is_not_held(tmp_path: Path, values: int, reads: int) -> None:
+    scores = write(tmp_path, {name: table(name, MIXED[name]) for name in ("close", "one", "other")})
+    storage = Counting()
+    with room(values, PLENTY):
+        assert Ranking.read(storage, scores, FACT).count_worse(0.6) == 4
+    assert set(storage.times(scores).values()) == {reads}
+
+
+def test_what_is_held_has_bounds(tmp_path: Path) -> None:
+    frames = {f"{i:02d}": table(f"{i:02d}", [(str(j), float(j)) for j in range(30)]) for i in range(9)}
+    with room(100, PLENTY):
+        held = Ranking.read(Storage(), write(tmp_path, frames), FACT).held
+    assert {name: values.size for name, values in held.items()} == {"00": 30, "01": 30, "02": 30}
+
+
+@settings(max_examples=25, deadline=None)
+@given(corpora, rooms, st.integers(0, 3), st.data())
+def test_ties_are_settled_in_bounded_memory(
+    corpus: list[list[Row]], held: tuple[int, int], ties: int, data: st.DataObject
+) -> None:
+    """All pairs tie, and with room for only a few identities the narrowing passes take over."""
+    frames = {f"{i:02d}": table(f"{i:02d}", [(uid, 0.25) for uid, _ in content]) for i, content in enumerate(corpus)}
+    expected = sorted_rows(frames)
+    assume(expected)
+    k = data.draw(st.integers(1, len(expected)))
+    with tempfile.TemporaryDirectory() as folder, room(*held, ties):
+        _, tie = Ranking.read(Storage(), write(Path(folder), frames), FACT).worst(k)
+    assert tie == tuple(expected[k - 1][name] for name in IDENTITY)
+
+
+def test_narrowing_never_holds_more_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of 2,000 pairs tie and share 20 leading characters; at most 50 identities are sorted at the end."""
+    content: list[Row] = [(f"{'0' * 20}{i * 7919 % TIED:04d}", -0.0 if i % 2 else 0.0) for i in range(TIED)]
+    scores = write(tmp_path, {"00": table("00", content[:1_200]), "01": table("01", content[1_200:])})
+    sizes: list[int] = []
+
+    def sorting(items: Any) -> list[Any]:
+        listed = sorted(items)
+        sizes.append(len(listed))
+        return listed
+
+    monkeypatch.setattr(ranking, "TIES_HELD", 50)
+    monkeypatch.setattr(ranking, "sorted", sorting, raising=False)
+    threshold, tie = Ranking.read(Storage(), scores, FACT).worst(600)
+    assert threshold == 0
+    assert tie[0] == f"{'0' * 20}{599:04d}"
+    assert max(sizes) <= 100
