@@ -4,7 +4,7 @@
 
 No throughput of a GPU and no price is known here: they are arguments, and the defaults are round numbers to be replaced
 by your own (`make bench` measures the first one). What is not an argument was measured or follows from the code: blocks
-of 8 MiB, pages of 1,000 objects, small files read eight at a time, requests per shard (docs/scale.md).
+of 8 MiB, pages of 1,000 objects, small files read sixteen at a time, requests per shard (docs/scale.md).
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from ecif.ahead import DEPTH
+from ecif.ranking import BITS_HELD, VALUES_HELD
+
 BLOCK = 8 * 2**20  # bytes of a ranged read and of a part
 PAGE = 1_000  # objects of a listing's page
-AT_ONCE = 8  # small files that are read at the same time
 # Objects that lie beside each other and are listed together: tar, table and statistics of a shard.
 BESIDE = 3
-# Small files that the parent reads for every shard of a new corpus: statistics for the inventory; score tables for the
-# cut three times and for the report twice; manifests for the loaders' index, the report and the outcome.
-FIRST_READS = {"inventory": 1, "plan": 3}
-READS = {"index": 1, "report": 3, "outcome": 1}  # in every later run, too
+# Small files that the parent reads for every shard, once: statistics for the inventory, the score table for the report,
+# the manifest. What the cut reads is in `_readings`.
+READS = {"inventory": 1, "report": 1, "manifest": 1}
 # Small requests of a worker for every shard: two looks and a put for each object (table; tar, statistics, ledger and
 # manifest), and the manifest and the table that writing begins with.
 WORKER_GETS = {"score": 2, "write": 10}
@@ -40,7 +41,8 @@ class Assumed:
         rate: pairs scored by one device, decoding included. devices: how many work at the same time.
         fit: pairs of the fit by those of the corpus, and what one of them costs by a scored one.
         copy: bytes that one worker rewrites. copiers: workers that copy.
-        latency: seconds of a small request. overhead: seconds of orchestration for a shard, as measured.
+        latency: seconds of a small request. work: what it takes of the processor.
+        overhead: seconds of orchestration for a shard, as measured.
         group: seconds that a group takes. group_bytes: that it leaves in Prefect's database.
         score_bytes: of a score table for a pair. kept: share of the bytes that survive.
         device_hour, worker_hour, thousand_gets, thousand_puts, gb_month: prices.
@@ -55,6 +57,7 @@ class Assumed:
     copy: float = 100e6
     copiers: float = 64
     latency: float = 0.03
+    work: float = 0.002
     overhead: float = 0.05
     group: float = 600
     group_bytes: float = 31_000
@@ -75,13 +78,13 @@ def cost(pairs: float, a: Assumed) -> dict[str, float]:
     fitting = a.fit * a.fit_factor * scoring
     copying = pairs * a.pair_bytes / a.copy / HOUR
     pages = shards / PAGE * (LISTINGS["sources"] * BESIDE + LISTINGS["outputs"])
-    later = sum(READS.values())
-    first = later + sum(FIRST_READS.values())
+    first = sum(READS.values()) + _readings(pairs, shards)
     small = shards * (first + sum(WORKER_GETS.values()))
     gets = small + shards * (2 + a.fit) * math.ceil(tar / BLOCK)
     puts = pages + shards * (sum(WORKER_PUTS.values()) + a.kept * math.ceil(tar / BLOCK))
     groups = math.ceil(scoring * HOUR / a.group) + math.ceil(copying * HOUR / a.group)
-    parent, again = ((shards * reads / AT_ONCE + pages) * a.latency / HOUR for reads in (first, later))
+    listing = pages * a.latency / HOUR
+    parent = listing + shards * first * max(a.latency / DEPTH, a.work) / HOUR
     stored = pairs * (a.kept * a.pair_bytes + a.score_bytes) / 1e9
     money = {
         "devices": (scoring + fitting) * a.device_hour,
@@ -99,7 +102,7 @@ def cost(pairs: float, a: Assumed) -> dict[str, float]:
         "groups": groups,
         "Prefect's database, GB": groups * a.group_bytes / 1e9,
         "parent alone reads and lists, hours": parent,
-        "the same in a run that finds little new": again,
+        "the same in a run that finds little new": listing,
         "orchestration, share of scoring %": 100 * a.overhead * a.rate / a.shard_pairs,
         "requests that read, millions": gets / 1e6,
         "requests that write or list, millions": puts / 1e6,
@@ -108,6 +111,13 @@ def cost(pairs: float, a: Assumed) -> dict[str, float]:
         **{f"money, {name}": value for name, value in money.items()},
         "money, in all": sum(money.values()),
     }
+
+
+def _readings(pairs: float, shards: int) -> int:
+    """How often the cut reads a score table (`ecif.ranking`); its second bound holds some 300 numbers a shard."""
+    if pairs <= VALUES_HELD:
+        return 1
+    return 2 if 300 * shards <= BITS_HELD else 3
 
 
 def assumed(given: Mapping[str, object]) -> Assumed:
