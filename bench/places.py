@@ -17,7 +17,7 @@ import botocore.session
 from ecif.layout import META
 
 # Views that are made again by every run; they may be replaced.
-DERIVED = (f"{META}/report/", f"{META}/index/")
+DERIVED = (f"{META}/report/", f"{META}/index/", f"{META}/rollup/")
 # Empty files by which writers on an object store agree who goes first; a writer that is killed leaves its own.
 CLAIMS = ".claims/"
 _AT_ONCE = 4

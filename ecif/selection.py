@@ -23,11 +23,9 @@ import polars as pl
 from ecif.detectors import facts
 from ecif.errors import InputError, UsageError
 from ecif.ranking import Ranking
-from ecif.scores import IDENTITY, Identity, identities, stream_scores, worseness
+from ecif.scores import IDENTITY, Identity, identities, worseness
 from ecif.settings import PolicySettings
 from ecif.storage import Storage
-
-__all__ = ["IDENTITY", "Decision", "choose", "dropped_mask", "ranks", "stream_scores", "worseness"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,14 +232,15 @@ class Stages:
         return decision if decision.score_key == self.run.score_key else None
 
     def outcome(self, decision: Decision | None, worst: artifacts.Worst) -> Outcome:
-        """Count what is there; the rows of single shards go to `worst`."""
-        run = self.run
-        scored = score.done(run)
+        """Count what is there, after the report; the rows of single shards go to `worst`."""
+        run, numbers = self.run, self.numbers
+        assert numbers is not None
+        scored = set(numbers.tables["shard"])
         manifests = rollup.load(run.layout, run.storage) if decision else None
         written = set(manifests["shard"]) if manifests is not None else set()
         statuses: dict[str, int] = {}
         kept = dropped = quarantined = unscored = 0
-        for item in counts(run, self.shards, scored, manifests):
+        for item in counts(self.shards, numbers.tables, manifests):
             for status, count in item.statuses.items():
                 statuses[status] = statuses.get(status, 0) + count
             unscored += item.unscored

@@ -17,7 +17,7 @@ from ecif.settings import Settings
 COLOURS = ("red", "green", "blue", "white")
 SAMPLES = 12
 SHARDS = 4
-DERIVED = ("index", "report", "rollup")
+DERIVED = ("index", "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,12 @@ class Notes:
 
 
 def files(root: Path) -> dict[str, tuple[bytes, int]]:
-    """Content and time of change of every file below `root`; derived views may be replaced and count by content."""
+    """Content and time of change of every file below `root`; derived views may be replaced and count by content.
+
+    Rollups are left out: they hold the times of other files.
+    """
     return {
         str(path.relative_to(root)): (path.read_bytes(), 0 if path.parent.name in DERIVED else path.stat().st_mtime_ns)
         for path in sorted(root.rglob("*"))
-        if path.is_file()
+        if path.is_file() and "rollup" not in path.relative_to(root).parts
     }

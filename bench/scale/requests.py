@@ -14,10 +14,11 @@ from uuid import uuid4
 
 from bench.scale import corpus, standins
 from bench.scale.driving import counted
-from ecif import rollup
+from ecif import manifest, rollup
 from ecif.interop.loaders import write_index
 from ecif.progress import Silent
-from ecif.report import build_report
+from ecif.report import compose
+from ecif.report.gather import gather
 from ecif.run import open_run
 from ecif.settings import Settings
 from ecif.stages import score
@@ -71,11 +72,15 @@ def _steps(settings: Settings, sources: list[str]) -> dict[str, Counter[str]]:
             rollup.refresh(layout, storage)
             write_index(layout, storage)
         with step("report"):
-            build_report(layout, storage, run.inventory, decision, key)
+            numbers = gather(layout, storage, run.inventory, decision, key, {}, Silent())
+            compose(layout, storage, run.inventory, decision, numbers)
         with step("what is done"):
-            scored, written = score.done(run), rollup.load(layout, storage)
+            assert len(score.done(run)) == len(manifest.done(layout, storage)) == len(run.inventory.shards)
         with step("outcome"):
-            assert sum(item.kept or 0 for item in counts(run, run.inventory.shards, scored, written))
+            written = rollup.load(layout, storage)
+            assert sum(item.kept or 0 for item in counts(run.inventory.shards, numbers.tables, written))
+        with step("report, nothing new"):
+            gather(layout, storage, run.inventory, decision, key, {}, Silent())
         with step("inventory, nothing new"):
             open_run(sources, settings)
     return found

@@ -71,9 +71,14 @@ def histogram(
     parts.append(f'<path class="kept" d="{_bars(bars.edges, bars.dropped, bars.kept, x, y)}"/>')
     parts.append(_line("axis", _LEFT, bottom, right, bottom))
     exponent = _exponent(max(abs(low), abs(high)))
-    for tick in _ticks(low, high, frame.ticks):
+    ticks = _ticks(low, high, frame.ticks)
+    # As many digits as it takes to tell one tick from the next.
+    digits = max(6, 2 + math.ceil(math.log10(max(abs(low), abs(high)) / (ticks[-1] - ticks[0] or high - low))))
+    for tick in ticks:
         parts.append(_line("axis", x(tick), bottom, x(tick), bottom + 5))
-        parts.append(_text(x(tick), bottom + _LINE, f"{tick / 10.0**exponent:.6g}".replace("-", MINUS), "middle"))
+        parts.append(
+            _text(x(tick), bottom + _LINE, f"{tick / 10.0**exponent:.{digits}g}".replace("-", MINUS), "middle")
+        )
     unit = f" {TIMES} {power_of_ten(exponent)}" if exponent else ""
     parts.append(_text((_LEFT + right) / 2, bottom + frame.lines * _LINE, axis + unit, "middle", "name"))
     parts.append(_text(_LEFT, bottom + 2 * _LINE, f"← {ends[0]}", "start"))

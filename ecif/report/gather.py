@@ -1,34 +1,36 @@
-"""The numbers of the report, from two passes over the score tables and one over the manifests.
+"""The numbers of the report, from one reading of every score table and from the manifests.
 
-The first pass counts, sketches every score's distribution (65,536 bins, two exact digits) and keeps the few worst and
-best pairs; the second fills the bars of the histogram, whose range the first one found. Memory does not grow with the
-number of pairs; of a shard no more than its name and its number of rows stays.
+What has been read is kept in the output (`tally`), so a run reads only the tables that have come since the last one,
+and the listing of all of them. Memory does not grow with the number of pairs; of a shard its name, the size and tag of
+its table, and three counts stay.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from ecif import detectors, manifest
-from ecif.ahead import ahead
+from ecif import detectors, rollup
+from ecif.errors import MissingFileError
 from ecif.inventory import Inventory
 from ecif.layout import Layout
-from ecif.manifest import Manifest
 from ecif.progress import Progress
-from ecif.report.distribution import Histogram, Sketch, axis_range, bar_edges
-from ecif.selection import IDENTITY, Decision, dropped_mask, stream_scores, worseness
-from ecif.stages.plan import score_meta, scored_shards
+from ecif.report.distribution import Histogram, Sketch, axis_range, bar_edges, count_bars, mirrored
+from ecif.report.tally import SHOWN, Tally
+from ecif.scores import stream_scores
+from ecif.selection import Decision
+from ecif.stages.plan import score_meta
 from ecif.storage import Storage
 
-SHOWN = 24  # pairs in each half of the gallery
 TOP_SHARDS = 10
+_FILES = {"shard": pl.String, "size": pl.Int64, "etag": pl.String}
+_AT_A_TIME = 10_000  # shards whose names are held as such
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Numbers:
         sketches: distribution by score column. worst, best: pairs to show, from the extreme inwards.
         written: from the manifests of this decision. problems: in the order of the shards.
         settings, versions, fit: as they were saved with the scores and the fit.
+        tables: of the scored shards: `shard`, `rows`, `ok`, `cut`, and `statuses`, a JSON object of counts.
     """
 
     detector: detectors.Facts
@@ -92,6 +95,7 @@ class Numbers:
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     fit: dict[str, Any] = field(default_factory=dict)
+    tables: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @property
     def ok(self) -> int:
@@ -115,23 +119,22 @@ def gather(
     """
     detector = detectors.facts(decision.detector if decision else "influence")
     numbers = Numbers(detector, len(inventory.shards), missing=inventory.missing)
-    done = scored_shards(layout, storage, score_key)
-    names = [shard.name for shard in inventory.shards if shard.name in done]
-    scores = {name: layout.scores(score_key, name) for name in names}
-    numbers.scored = len(names)
     _meta(numbers, layout, storage, score_key)
-    progress.stage("report", 2 * len(names), "shards")
-    rows = _first_pass(numbers, storage, scores, decision, progress)
-    numbers.histogram = _second_pass(numbers, storage, scores, decision, progress)
-    progress.end()
+    columns = dict.fromkeys((*detectors.NAMES, *numbers.settings.get("columns", ()), detector.column))
+    empty = partial(Tally, score_key, (*columns,), detector, decision)
+    tally = _tally(layout, storage, inventory, score_key, empty, progress)
+    _counts(numbers, tally)
+    numbers.histogram = _histogram(numbers, tally, decision)
+    known = pl.DataFrame({"shard": [shard.name for shard in inventory.shards]}, schema={"shard": pl.String})
+    rows = known.join(tally.shards, on="shard", how="left", maintain_order="left")["rows"]
     written = _manifests(numbers, layout, storage, decision)
-    for shard in inventory.shards:
+    for shard, found in zip(inventory.shards, rows, strict=True):
         if shard.name in failed:
             what = failed[shard.name]
-        elif shard.name not in done:
+        elif found is None:
             what = "no scores: scoring failed or has not run"
-        elif shard.samples is not None and rows[shard.name] != shard.samples:
-            what = f"{rows[shard.name]:,} rows of scores for {shard.samples:,} samples"
+        elif shard.samples is not None and found != shard.samples:
+            what = f"{found:,} rows of scores for {shard.samples:,} samples"
         elif written and shard.name not in written:
             what = "scored, but not written yet"
         else:
@@ -152,49 +155,69 @@ def _meta(numbers: Numbers, layout: Layout, storage: Storage, score_key: str) ->
         numbers.fit = {name: value for name, value in fit.items() if isinstance(value, str | int | float)}
 
 
-def _first_pass(
-    numbers: Numbers, storage: Storage, scores: dict[str, str], decision: Decision | None, progress: Progress
-) -> dict[str, int]:
-    """Fill in all but the histogram; returns the number of rows by shard."""
-    rows: dict[str, int] = {}
-    worst: pl.DataFrame | None = None
-    best: pl.DataFrame | None = None
-    added = numbers.settings.get("columns", ())
-    numbers.sketches = {column: Sketch() for column in (*detectors.NAMES, *added)}
-    for name, table in stream_scores(storage, scores, (*IDENTITY, "status", *numbers.sketches)):
-        rows[name] = table.height
-        numbers.rows += table.height
-        numbers.statuses.update(dict(table["status"].value_counts().iter_rows()))
-        fact = numbers.detector
-        ok, worse = worseness(table, fact.column, fact.higher_is_worse, scores[name])
-        for column, sketch in numbers.sketches.items():
-            values = table[column].cast(pl.Float32).fill_null(float("nan")).to_numpy()[ok]
-            sketch.add(values[np.isfinite(values)])
-        dropped = _mask(table, decision)
-        if (cut := int(dropped.sum())) > 0:
-            numbers.cut += cut
-            entry = (cut / worse.size, cut, worse.size, name)
-            (heapq.heappush if len(numbers.top) < TOP_SHARDS else heapq.heappushpop)(numbers.top, entry)
-        candidates = table.with_columns(dropped).filter(pl.Series(ok)).with_columns(pl.Series("worse", worse))
-        worst = _extreme(worst, candidates, descending=False)
-        best = _extreme(best, candidates, descending=True)
-        progress.advance()
-    numbers.top.sort(reverse=True)
-    if worst is not None and best is not None:
+def _tally(
+    layout: Layout,
+    storage: Storage,
+    inventory: Inventory,
+    score_key: str,
+    empty: Callable[[], Tally],
+    progress: Progress,
+) -> Tally:
+    """All score tables of the inventory, those that an earlier run has read from what it left."""
+    files = _files(layout, storage, inventory, score_key)
+    tally = _kept(layout, storage, files, empty)
+    new = files.join(tally.shards, on="shard", how="anti", maintain_order="left")
+    progress.stage("report", len(new), "shards")
+    for part in new.iter_slices(_AT_A_TIME):
+        listed = {name: (size, etag) for name, size, etag in part.iter_rows()}
+        urls = {name: layout.scores(score_key, name) for name in listed}
+        for name, table in stream_scores(storage, urls, tally.needs):
+            tally.add(name, *listed[name], table, urls[name])
+            progress.advance()
+    progress.end()
+    if len(new):
+        storage.publish(layout.report_rollup(tally.key), tally.save(), replace=True)
+    return tally
+
+
+def _files(layout: Layout, storage: Storage, inventory: Inventory, score_key: str) -> pl.DataFrame:
+    """The score tables of the shards of the inventory, by one listing."""
+    names = {shard.name for shard in inventory.shards}
+    folder = storage.check(layout.scores_of(score_key)) + "/"
+    found = pl.DataFrame(schema=_FILES)
+    listing = (
+        (name, file.size, file.etag)
+        for file in storage.scan(folder, ".parquet")
+        if (name := file.url.removeprefix(folder).removesuffix(".parquet")) in names
+    )
+    while page := [*islice(listing, _AT_A_TIME)]:
+        found = pl.concat([found, pl.DataFrame(page, schema=_FILES, orient="row")])
+    return found
+
+
+def _kept(layout: Layout, storage: Storage, files: pl.DataFrame, empty: Callable[[], Tally]) -> Tally:
+    """What an earlier run left, if it is whole, and all of its tables are there as they were; else an empty one."""
+    tally = empty()
+    try:
+        data = storage.read_bytes(layout.report_rollup(tally.key))
+    except MissingFileError:
+        return tally
+    fits = tally.load(data) and not len(tally.shards.join(files, on=[*_FILES], how="anti"))
+    return tally if fits else empty()
+
+
+def _counts(numbers: Numbers, tally: Tally) -> None:
+    shards = tally.shards
+    numbers.scored, numbers.rows, numbers.cut = len(shards), int(shards["rows"].sum()), int(shards["cut"].sum())
+    numbers.statuses, numbers.tables = tally.statuses, shards.drop("size", "etag")
+    numbers.sketches = tally.sketches
+    share = (pl.col("cut") / pl.col("ok")).alias("share")
+    top = shards.filter(pl.col("cut") > 0).select(share, "cut", "ok", "shard")
+    numbers.top = [*top.sort(pl.all(), descending=True).head(TOP_SHARDS).iter_rows()]
+    if tally.worst is not None and tally.best is not None:
         # A pair never stands on both sides: a small corpus is split in the middle.
-        numbers.worst = _pairs(worst.head(min(SHOWN, (numbers.ok + 1) // 2)), list(numbers.sketches))
-        numbers.best = _pairs(best.head(min(SHOWN, numbers.ok // 2)), list(numbers.sketches))
-    return rows
-
-
-def _mask(table: pl.DataFrame, decision: Decision | None) -> pl.Series:
-    return dropped_mask(table, decision) if decision else pl.Series("dropped", np.zeros(table.height, dtype=bool))
-
-
-def _extreme(so_far: pl.DataFrame | None, more: pl.DataFrame, descending: bool) -> pl.DataFrame:
-    """The pairs at one end, the outermost first."""
-    both = more if so_far is None else pl.concat([so_far, more])
-    return both.sort("worse", *IDENTITY, descending=descending).head(SHOWN)
+        numbers.worst = _pairs(tally.worst.head(min(SHOWN, (numbers.ok + 1) // 2)), list(numbers.sketches))
+        numbers.best = _pairs(tally.best.head(min(SHOWN, numbers.ok // 2)), list(numbers.sketches))
 
 
 def _pairs(table: pl.DataFrame, columns: list[str]) -> list[ScoredPair]:
@@ -204,27 +227,17 @@ def _pairs(table: pl.DataFrame, columns: list[str]) -> list[ScoredPair]:
     ]
 
 
-def _second_pass(
-    numbers: Numbers, storage: Storage, scores: dict[str, str], decision: Decision | None, progress: Progress
-) -> Histogram | None:
-    fact, sketch = numbers.detector, numbers.sketches.get(numbers.detector.column)
-    if sketch is None or not sketch.count:
+def _histogram(numbers: Numbers, tally: Tally, decision: Decision | None) -> Histogram | None:
+    fact, sketch = numbers.detector, numbers.sketches[numbers.detector.column]
+    if not sketch.count:
         return None
-    edges = bar_edges(*axis_range(sketch, fact.column.endswith("influence")), decision.threshold if decision else None)
-    # A pair that scores exactly the cut belongs to the side of the pairs that are dropped.
-    side: Any = "right" if fact.higher_is_worse else "left"
-    counts = np.zeros((2, len(edges) + 1), dtype=np.int64)
-    for _, table in stream_scores(storage, scores, (*IDENTITY, "status", fact.column)):
-        ok = (table["status"] == "ok").fill_null(False).to_numpy()
-        values = table[fact.column].cast(pl.Float64).to_numpy()[ok]
-        dropped = _mask(table, decision).to_numpy()[ok]
-        bars = np.searchsorted(edges, values, side=side)
-        for n, part in enumerate((bars[~dropped], bars[dropped])):
-            counts[n] += np.bincount(part, minlength=len(edges) + 1)
-        progress.advance()
-    outside = counts.sum(axis=0)
-    kept, dropped_counts = (tuple(row[1:-1].tolist()) for row in counts)
-    return Histogram(tuple(edges.tolist()), kept, dropped_counts, int(outside[0]), int(outside[-1]))
+    low, high = axis_range(sketch, fact.column.endswith("influence"))
+    cut = decision.threshold if decision else None
+    if not fact.higher_is_worse:
+        low, high, cut = -high, -low, None if cut is None else -cut
+    edges = bar_edges(low, high, cut, max(tally.kept.shift, tally.dropped.shift))
+    bars = count_bars(tally.kept, tally.dropped, edges, cut, tally.level)
+    return bars if fact.higher_is_worse else mirrored(bars)
 
 
 def _manifests(numbers: Numbers, layout: Layout, storage: Storage, decision: Decision | None) -> set[str]:
@@ -232,15 +245,7 @@ def _manifests(numbers: Numbers, layout: Layout, storage: Storage, decision: Dec
     if decision is None:
         return set()
 
-    def read(name: str) -> Manifest | None:
-        return manifest.read(layout, storage, name)
-
-    names: set[str] = set()
-    for entry in ahead(read, sorted(manifest.done(layout, storage))):
-        if entry is not None and entry.decision_key == decision.key:
-            names.add(entry.shard)
-            numbers.written.shards += 1
-            numbers.written.kept += entry.kept
-            numbers.written.dropped += entry.dropped
-            numbers.written.quarantined += entry.quarantined
-    return names
+    found = rollup.load(layout, storage).filter(pl.col("decision_key") == decision.key)
+    kept, dropped, quarantined = (int(found[name].sum()) for name in ("kept", "dropped", "quarantined"))
+    numbers.written = Written(len(found), kept, dropped, quarantined)
+    return set(found["shard"])

@@ -29,8 +29,8 @@ from ecif.errors import ConflictError, InputError, UsageError
 from ecif.inventory import Shard
 from ecif.progress import Progress, Silent
 from ecif.run import Run
+from ecif.scores import stream_scores
 from ecif.segmentation import segment
-from ecif.selection import stream_scores
 from ecif.shards.decode import OK
 from ecif.stages import fitted, sums
 from ecif.stages.batches import numbers

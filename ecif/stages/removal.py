@@ -18,7 +18,8 @@ from ecif import keys
 from ecif.detectors import facts
 from ecif.errors import InputError, UsageError
 from ecif.run import Run
-from ecif.selection import dropped_mask, stream_scores
+from ecif.scores import stream_scores
+from ecif.selection import dropped_mask
 from ecif.shards.decode import OK
 from ecif.stages.plan import load_decision, scored_shards
 

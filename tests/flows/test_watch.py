@@ -129,7 +129,7 @@ def test_here_it_cleans_what_is_new_and_then_nothing_whatever_events_say(corpus:
 
 def _lasting(corpus: Corpus) -> dict[str, tuple[bytes, int]]:
     """The files of the output but derived views, and notes of what was told to whom."""
-    passing = ("_ecif/report/", "_ecif/rollup/", "_ecif/index/", "_ecif/announced/")
+    passing = ("_ecif/report/", "_ecif/index/", "_ecif/announced/")
     return {name: file for name, file in files(corpus.out).items() if not name.startswith(passing)}
 
 
