@@ -67,8 +67,8 @@ def clean(sources: Sources, settings: PublicSettings, prefix: Prefix | None = No
 
     Args:
         sources: tars, brace ranges, globs, directories or lists of URLs.
-        settings: those of `ecif clean` by name (`batch_size: 512`); `out`, `model`, `pretrained` and `validation`
-            are needed. Credentials are not among them: they come from the environment.
+        settings: the options of the command "ecif clean"; out, model, pretrained and validation are needed. Credentials
+            are not among them: they come from the worker's environment.
         prefix: work only on the shards under this URL, as an event about arrivals names it. It selects among the
             sources and cannot add to them.
 

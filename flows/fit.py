@@ -28,7 +28,7 @@ def fit(sources: Sources, settings: PublicSettings) -> dict[str, Any]:
 
     Args:
         sources: of the whole corpus; the fit takes its sample from them.
-        settings: those of the flow `clean`; what decides and writes changes nothing here.
+        settings: those of the flow clean; what decides and writes changes nothing here.
 
     Returns:
         {"out", "fit_key", "direction", "failed", "seconds"}: `direction` is its URL, None while it waits for shards

@@ -6,11 +6,13 @@ hold neither passwords nor signatures, and a prefix is one of a place that could
 written is bounded where the work is done, by the worker's own ECIF_ALLOW; `tasks.ambient` says how credentials travel.
 
 The schema of the settings is that of `ecif.settings.Settings` with what is needed first: the form shows the fields in
-its order, and the API refuses wrong ones when a run is created, before any worker has seen it.
+its order, and the API refuses wrong ones when a run is created, before any worker has seen it. Of what is checked here
+the API knows the schema only, and would store a secret before the flow refuses it; so the schema has a pattern, too.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -23,6 +25,12 @@ from ecif.storage.secrets import redact
 
 PRIVATE = ("storage_options", "allow")
 NEEDED = ("out", "model", "pretrained", "validation")
+# What the API stores at all: a URL without a user (Azure names a container there) and without a signature in its query.
+# In the part of the language that Python and browsers share; `redact` knows more forms of secrets, and all of these.
+UNSIGNED = (
+    r"^(?!(.*[^A-Za-z0-9+.\-])?(?!abfss?:|wasbs?:)[A-Za-z][A-Za-z0-9+.\-]*://[^/?#\s@'\"]+@)"
+    r"(?!.*[?&](X-(Amz|Goog)-(Signature|Credential)|Signature|AWSAccessKeyId|GoogleAccessId|sig|token)=[^&\s'\"<>])"
+)
 
 
 def public(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +91,14 @@ def _schema() -> dict[str, Any]:
     """The settings as a form: what is needed, what is decided, what is written, then the rest; how it runs last."""
     schema = Settings.model_json_schema()
     fields = {name: field for name, field in schema["properties"].items() if name not in PRIVATE}
+    titles = {name.replace("_", "-"): field["title"] for name, field in fields.items()}
+    for field in fields.values():
+        # The form has no options but fields, under their titles, and shows marks as they are.
+        plain = field["description"].replace("`", "")
+        field["description"] = re.sub(r"--([a-z-]+)", lambda found: titles[found[1]], plain)
+        for text in (field, field.get("items", {})):
+            if text.get("type") == "string" and "enum" not in text:
+                text["pattern"] = UNSIGNED
     decided = [*PolicySettings.model_fields, *WriteSettings.model_fields]
     last = ["patience", "max_failed", *OrchestrationSettings.model_fields]
     middle = [name for name in fields if name not in {*NEEDED, *decided, *last}]
@@ -94,9 +110,13 @@ def _schema() -> dict[str, Any]:
 PublicSettings = Annotated[dict[str, Any], AfterValidator(public), WithJsonSchema(_schema())]
 
 # Descriptions of parameters stand in the docstrings of the flows: Prefect takes them from there.
-Source = Annotated[str, AfterValidator(lambda url: in_the_clear(url, "sources"))]
+_Unsigned = Field(json_schema_extra={"pattern": UNSIGNED})
+Source = Annotated[str, AfterValidator(lambda url: in_the_clear(url, "sources")), _Unsigned]
 Sources = Annotated[list[Source], Field(min_length=1, examples=[["s3://bucket/raw/"]])]
-Prefix = Annotated[str, AfterValidator(prefix), Field(examples=["s3://bucket/raw/2026-11-22/"])]
+Prefix = Annotated[str, AfterValidator(prefix), _Unsigned, Field(examples=["s3://bucket/raw/2026-11-22/"])]
 Out = Annotated[
-    str, AfterValidator(lambda url: in_the_clear(url, "out")), Field(min_length=1, examples=["s3://bucket/clean"])
+    str,
+    AfterValidator(lambda url: in_the_clear(url, "out")),
+    _Unsigned,
+    Field(min_length=1, examples=["s3://bucket/clean"]),
 ]

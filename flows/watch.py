@@ -81,8 +81,8 @@ def watch(
     """Compare the sources with what the output holds, and have cleaned what is new or unfinished.
 
     Args:
-        sources: as of the flow `clean`. Name directories, so that what arrives belongs to them.
-        settings: those of the flow `clean`.
+        sources: as of the flow clean. Name directories, so that what arrives belongs to them.
+        settings: those of the flow clean.
         deployment: FLOW/NAME of the deployment that does the work; none: this run does it.
         quiet: seconds for which nothing may change among the new shards before they are begun.
         longest: seconds after which that is not waited for any more.

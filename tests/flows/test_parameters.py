@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from prefect.utilities.schema_tools.validation import is_valid
 from pydantic import TypeAdapter, ValidationError
 
 from ecif.settings import Settings
+from ecif.storage.secrets import redact
 from flows.clean import clean
 from flows.fit import fit
 from flows.maintenance import maintenance
 from flows.parameters import NEEDED, PRIVATE, Prefix, PublicSettings, Sources, public
+from flows.watch import watch
 
 SETTINGS: dict[str, Any] = {
     "out": "s3://bucket/clean",
@@ -21,6 +25,26 @@ SETTINGS: dict[str, Any] = {
 }
 SIGNED = "https://host/a.tar?X-Amz-Signature=0123456789abcdef"
 WITH_PASSWORD = "https://user:hunter2hunter2@host/a.tar"
+# Forms that the server can tell by the schema alone.
+SECRETS = (
+    SIGNED,
+    WITH_PASSWORD,
+    "https://user@host/a.tar",
+    f"/data/a.tar::{WITH_PASSWORD}",
+    "https://account.blob.core.windows.net/a.tar?sv=2024&sig=abcdefgh",
+    "https://host/a.tar?Expires=1&Signature=abcdefgh",
+)
+CLEAR = (
+    "",
+    "/data/{00000..00009}.tar",
+    "/data/a@b.tar",
+    "s3://bucket/raw/",
+    "s3://bucket/a@b/?versionId=1",
+    "s3://a/::s3://b/",
+    "http://host:9000/a.tar",
+    "abfss://container@account.dfs.core.windows.net/raw/",
+    "s3://a/::abfss://container@account.dfs.core.windows.net/raw/",
+)
 
 
 def test_settings_are_completed_and_stay_as_they_are() -> None:
@@ -45,6 +69,27 @@ def test_a_secret_in_a_setting_is_refused_and_not_repeated(setting: str, secret:
         public({**SETTINGS, setting: value})
     assert "0123456789abcdef" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [*SECRETS, *CLEAR])
+@pytest.mark.parametrize("setting", ["out", "pretrained", "validation", "checkpoints", "sources", "prefix"])
+def test_the_server_stores_no_secret_and_refuses_nothing_else(setting: str, url: str) -> None:
+    many = setting in ("validation", "checkpoints", "sources")
+    given = {setting: [url] if many else url}
+    parameters: dict[str, Any] = {"sources": ["s3://bucket/raw/"], "settings": SETTINGS}
+    if setting in Settings.model_fields:
+        parameters["settings"] = {**SETTINGS, **given}
+    else:
+        parameters |= given
+    assert is_valid(parameters, clean.parameters.model_dump()) == (url in CLEAR)
+    assert (redact(url, {}) == url) == (url in CLEAR)
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_outputs_to_sweep_hold_no_secret_either(url: str) -> None:
+    schema = maintenance.parameters.model_dump()
+    assert is_valid({"outs": ["s3://bucket/clean"]}, schema)
+    assert not is_valid({"outs": [url]}, schema)
 
 
 def test_a_wrong_setting_is_named() -> None:
@@ -83,11 +128,13 @@ def test_the_form_begins_with_what_is_needed_and_explains_every_field() -> None:
     for name, setting in schema["properties"].items():
         assert setting["description"], name
         assert setting["title"], name
+        assert not re.search("--|`", setting["description"]), f"{name}: a form has no options and shows marks"
         assert "default" in setting, name
     assert schema["additionalProperties"] is False
 
 
-@pytest.mark.parametrize("one", [clean, fit, maintenance], ids=lambda one: one.name)
+@pytest.mark.parametrize("one", [clean, fit, watch, maintenance], ids=lambda one: one.name)
 def test_every_parameter_is_explained(one: Any) -> None:
     for name, parameter in one.parameters.properties.items():
         assert parameter.get("description"), f"{one.name}: {name}"
+        assert "`" not in parameter["description"], f"{one.name}: {name}: the form shows the marks"

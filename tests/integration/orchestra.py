@@ -115,12 +115,13 @@ class Orchestra:
 
     Args:
         folder: home, logs and temporary files. database: URL; empty: SQLite in the folder.
+        server: variables of the server that differ from those set here.
 
     Attributes:
         pools: names of the work pools, once there are deployments.
     """
 
-    def __init__(self, folder: Path, database: str = "") -> None:
+    def __init__(self, folder: Path, database: str = "", server: Mapping[str, str] = {}) -> None:
         self.folder, self.port = folder, free_port()
         self.api = f"http://127.0.0.1:{self.port}/api"
         self.environment = plain_environment() | {
@@ -129,6 +130,7 @@ class Orchestra:
             "PREFECT_HOME": str(folder / "client"),
         }
         self._database = {"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}
+        self._settings = dict(server)
         self._server: Machine | None = None
         self.workers: list[Machine] = []
         self.pools: list[str] = []
@@ -143,6 +145,7 @@ class Orchestra:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             # A run whose slot the server has forgotten ends itself; in memory, leases do not survive a restart.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            **self._settings,
         }
         command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1"]
         self._server = Machine([*command, "--port", str(self.port)], environment, self.folder / "server.log", ROOT)
