@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -148,8 +149,12 @@ def test_an_interruption_ends_the_wait_and_the_group_after_its_shard() -> None:
 
     def work(shard: Shard) -> dict[str, Any]:
         begun.append(shard.name)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert ambient.current().stop.wait(60)
+        stop, deadline = ambient.current().stop, time.monotonic() + 60
+        # As one who presses Ctrl-C does: again, where the first one met a moment that lets no exception through.
+        while not stop.is_set():
+            assert time.monotonic() < deadline
+            os.kill(os.getpid(), signal.SIGINT)
+            stop.wait(5)
         return {"shard": shard.name}
 
     with pytest.raises(KeyboardInterrupt):
