@@ -60,7 +60,7 @@ class Assumed:
     work: float = 0.002
     overhead: float = 0.05
     group: float = 600
-    group_bytes: float = 31_000
+    group_bytes: float = 20_000
     score_bytes: float = 60
     kept: float = 0.9
     device_hour: float = 2.0
