@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 # A logit whose probability is zero in float64, too, beside any of a cosine times a scale of 100.
-_NEVER = -1e4
+NEVER = -1e4
 
 
 def logits(u_BD: Tensor, v_BD: Tensor, scale: Tensor | float) -> Tensor:
@@ -47,7 +47,7 @@ def mask_equal(s_BB: Tensor, captions_B: Tensor) -> Tensor:
     same_BB = captions_B.unsqueeze(1) == captions_B
     same_BB = same_BB & ~torch.eye(len(same_BB), dtype=torch.bool, device=same_BB.device)
     # Not -inf: a batch of one caption would leave softmaxes over nothing, and NaN.
-    return s_BB.masked_fill(same_BB.to(s_BB.device), _NEVER)
+    return s_BB.masked_fill(same_BB.to(s_BB.device), NEVER)
 
 
 def batch_loss(s_BB: Tensor) -> Tensor:

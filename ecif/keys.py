@@ -13,11 +13,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ecif import ALGO_VERSION
+from ecif import ALGO_VERSION, canaries
 from ecif.settings import MethodSettings, ModelSettings, PolicySettings, SampleSettings, ScoreSettings
 
 # How scores are averaged, not how the direction was made.
 _SCORE_ONLY = ("segmentations", "negative_role", "columns", "column_probes", "index")
+# Settings of a policy that were not in the first version.
+_POLICY_LATER = ("rank_by", "keep", "keep_count", "where", "by", "control", "overrides", "dedup")
 # Named files: their bytes count, not their paths.
 _FILES = ("model", "pretrained", "validation", "objective", "extend", "checkpoints")
 
@@ -50,13 +52,29 @@ def score_key(fit_key: str, settings: ScoreSettings, checkpoints: Sequence[str] 
     return digest({"fit": fit_key, "checkpoints": list(checkpoints), **chosen})
 
 
+def canary_key(score_key: str, share: float) -> str:
+    """Key of the wrong captions that are planted in the same pass, and of their scores; the scores do not depend on it.
+
+    Args:
+        share: of the pairs, as in `CanarySettings`.
+    """
+    return digest({"version": canaries.VERSION, "scores": score_key, "share": share})
+
+
 def decision_key(score_key: str, policy: PolicySettings, lists: Mapping[str, str]) -> str:
     """Key of a cut through those scores.
 
     Args:
-        lists: digests of the frozen denylist and allowlist, by the name of their setting: their paths do not matter.
+        lists: digests of the frozen lists, by name: their paths do not matter.
     """
-    return digest({"version": ALGO_VERSION, "scores": score_key, **_fields(policy, PolicySettings), **lists})
+    chosen = _fields(policy, PolicySettings)
+    # What was not always there is left out where it is not used, so that keys of earlier outputs are found again.
+    for name in _POLICY_LATER:
+        if not (value := chosen.pop(name)) and value != 0:
+            continue
+        if name != "overrides":
+            chosen[name] = value
+    return digest({"version": ALGO_VERSION, "scores": score_key, **chosen, **lists})
 
 
 def _fields(settings: Any, *groups: type[Any]) -> dict[str, Any]:

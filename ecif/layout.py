@@ -120,6 +120,17 @@ class Layout:
         """Projected gradients of every pair, where they were kept."""
         return self._meta("scores", score_key, "index", f"{shard}.safetensors")
 
+    def canaries_of(self, canary_key: str) -> str:
+        return self._meta("canary", canary_key)
+
+    def canaries(self, canary_key: str, shard: str) -> str:
+        """Scores of the wrong captions that were planted while this shard was scored, and written nowhere else."""
+        return self._meta("canary", canary_key, f"{shard}.parquet")
+
+    def calibration(self, calibration_key: str) -> str:
+        """What the canaries say of every score, and the detector that was learned from them."""
+        return self._meta("calibration", f"{calibration_key}.json")
+
     def decisions(self) -> str:
         return self._meta("decision")
 
@@ -127,8 +138,16 @@ class Layout:
         return self._meta("decision", f"{decision_key}.json")
 
     def list_of(self, decision_key: str, kind: str) -> str:
-        """The frozen denylist (`deny`) or allowlist (`allow`) of a decision."""
+        """A frozen list of a decision: denylist `deny`, allowlist `allow`, overrides of a review `drop` and `keep`."""
         return self._meta("decision", f"{decision_key}.{kind}.txt")
+
+    def duplicates(self, decision_key: str, digest: str) -> str:
+        """Pairs that have a better equal; named by its content, which depends on the shards that there were."""
+        return self._meta("decision", f"{decision_key}.same-{digest[:12]}.parquet")
+
+    def outcome(self, decision_key: str) -> str:
+        """What a decision comes to, by shard and by group: derived, and may be deleted."""
+        return self._meta("plan", f"{decision_key}.json")
 
     def applied(self) -> str:
         """Names the one decision that this output holds, and the form in which it is written."""

@@ -191,20 +191,20 @@ def _after_a_step(engine: Engine, gradient: Parameters) -> tuple[Embedder, float
     eta = STEP * length(towers.parameters) / max(length(gradient), 1e-30)
     values = {name: p - eta * gradient[name] for name, p in towers.parameters.items()}
 
-    def embed(images: Tensor, captions: list[str], image: State, text: State) -> tuple[Tensor, Tensor]:
-        return towers.embed(values, image, text)
-
+    embedder = Embedder(
+        lambda images, image: towers.embed_images(values, image),
+        lambda captions, text: towers.embed_texts(values, text),
+    )
     log_scale = values.get("logit_scale")
-    return embed, towers.scale if log_scale is None else float(log_scale.exp())
+    return embedder, towers.scale if log_scale is None else float(log_scale.exp())
 
 
 def _checkpoint(engine: Engine) -> Embedder:
     towers = engine.towers
-
-    def embed(images: Tensor, captions: list[str], image: State, text: State) -> tuple[Tensor, Tensor]:
-        return towers.embed(towers.parameters, towers.image_stem(images), towers.text_stem(captions))
-
-    return embed
+    return Embedder(
+        lambda images, image: towers.embed_images(towers.parameters, towers.image_stem(images)),
+        lambda captions, text: towers.embed_texts(towers.parameters, towers.text_stem(captions)),
+    )
 
 
 @contextmanager

@@ -22,10 +22,20 @@ from ecif.stages.reading import read_pairs
 from ecif.stages.spool import image_digest
 from ecif.towers import Parameters, State
 
-# images, captions and the states of a micro-batch -> further embeddings of its pairs, (n, D) each
-Embedder = Callable[[Tensor, list[str], State, State], tuple[Tensor, Tensor]]
 # of a micro-batch: embeddings with their derivatives, further embeddings, inputs of the last projections
 _Part = tuple[tuple[Tensor, Tensor, Tensor, Tensor], list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedder:
+    """Further embeddings of the pairs of a micro-batch, (n, D) each.
+
+    Attributes:
+        images: of images and their state. captions: of captions and theirs.
+    """
+
+    images: Callable[[Tensor, State], Tensor]
+    captions: Callable[[list[str], State], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +46,9 @@ class EmbeddedShard:
         pairs: in the order of the tar, without image and caption. refused: the samples that are no such pair.
         embedded: rows of `pairs`; None when there are none.
         digests: of the images, one for each pair: overlap with a validation set is judged by them.
-        captions: a number for each pair, int64, equal for equal captions. others: of each further embedder, (N, D)
-            each. heads: inputs of the two last projections, if they were to be kept.
+        captions: a number for each pair, equal for equal captions. texts: the distinct captions, by number.
+        others: of each further embedder, (N, D) each. heads: inputs of the two last projections, if they were to be
+            kept.
     """
 
     pairs: list[Pair]
@@ -45,6 +56,7 @@ class EmbeddedShard:
     embedded: Embedded | None
     digests: list[bytes]
     captions: list[int]
+    texts: list[str]
     others: list[tuple[Tensor, Tensor]]
     heads: tuple[Tensor, Tensor] | None
 
@@ -88,7 +100,10 @@ def embed_shard(
             image, text = engine.towers.image_stem(images[rows]), engine.towers.text_stem(texts[rows])
             along = engine.towers.push_forward(directions, image, text)
             with torch.no_grad():
-                further = [embedder(images[rows], texts[rows], image, text) for embedder in embedders]
+                further = [
+                    (embedder.images(images[rows], image), embedder.captions(texts[rows], text))
+                    for embedder in embedders
+                ]
             return along, further, (image[0], text[0]) if keep_heads else None
 
         for _, (along, further, head) in engine.micro.parts(len(texts), through):
@@ -101,7 +116,7 @@ def embed_shard(
         reported = len(pairs) + len(refused)
     progress.advance(len(pairs) + len(refused) - reported)
     if not pairs:
-        return EmbeddedShard(pairs, refused, None, digests, captions, [], None)
+        return EmbeddedShard(pairs, refused, None, digests, captions, list(numbers), [], None)
     u_parts, v_parts, du_parts, dv_parts = zip(*parts, strict=True)
     embedded = Embedded(
         torch.cat(u_parts),
@@ -113,7 +128,34 @@ def embed_shard(
         torch.tensor(captions) if run.settings.equal_captions == "mask" else None,
     )
     joined = [_join(found) for found in others]
-    return EmbeddedShard(pairs, refused, embedded, digests, captions, joined, _join(heads) if keep_heads else None)
+    head_inputs = _join(heads) if keep_heads else None
+    return EmbeddedShard(pairs, refused, embedded, digests, captions, list(numbers), joined, head_inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedCaptions:
+    """What the text tower made of C captions: embeddings v_CD, derivatives dv_RCD, and (C, D) of each embedder."""
+
+    v_CD: Tensor
+    dv_RCD: Tensor
+    others: list[Tensor]
+
+
+def embed_captions(
+    engine: Engine, captions: list[str], directions: Sequence[Parameters], embedders: Sequence[Embedder]
+) -> EmbeddedCaptions:
+    """Embed captions without images, at least one, as `embed_shard` does it."""
+
+    def through(rows: slice) -> tuple[Tensor, Tensor, list[Tensor]]:
+        text = engine.towers.text_stem(captions[rows])
+        v_CD, dv_RCD = engine.towers.push_forward_texts(directions, text)
+        with torch.no_grad():
+            return v_CD, dv_RCD, [embedder.captions(captions[rows], text) for embedder in embedders]
+
+    parts = [part for _, part in engine.micro.parts(len(captions), through)]
+    v_parts, dv_parts, others = zip(*parts, strict=True)
+    further = [torch.cat(found) for found in zip(*others, strict=True)]
+    return EmbeddedCaptions(torch.cat(v_parts), torch.cat(dv_parts, 1), further)
 
 
 def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

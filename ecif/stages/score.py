@@ -24,11 +24,14 @@ from ecif import detectors
 from ecif.errors import InputError
 from ecif.influence import finite_rows
 from ecif.inventory import Shard
+from ecif.keys import canary_key
 from ecif.progress import Progress, Silent
 from ecif.run import Run, versions
 from ecif.segmentation import segment
 from ecif.settings import recorded
 from ecif.shards.decode import OK, Pair, Refused
+from ecif.stages.canaries import Canaries
+from ecif.stages.canaries import schema as canary_schema
 from ecif.stages.columns import Rows, Sources, Wanted, gradients_of, load_sources
 from ecif.stages.embedding import embed_shard
 from ecif.stages.engine import Engine
@@ -120,17 +123,23 @@ def score_shard(
         data = run.storage.read_bytes(url)
         frame, facts = pl.read_parquet(data, columns=["status"]), pl.read_parquet_metadata(data)
         return _summary(shard, frame, int(facts["ecif_overlap"]), started, skipped=True)
-    frame, overlap, index = score_frame(run, engine, shard, direction, progress)
+    frame, overlap, index, canaries = score_frame(run, engine, shard, direction, progress)
+    # The scores come last: their presence says that the shard is done.
     if index is not None:
-        # Before the scores, whose presence says that the shard is done.
-        place = run.layout.index(run.score_key, shard.name)
-        run.storage.publish_first(place, index)
-    facts = {"ecif_overlap": str(overlap), "ecif_input": json.dumps([shard.size, shard.etag])}
+        run.storage.publish_first(run.layout.index(run.score_key, shard.name), index)
+    read = {"ecif_input": json.dumps([shard.size, shard.etag])}
+    if canaries is not None:
+        key = canary_key(run.score_key, run.settings.canaries)
+        run.storage.publish_first(run.layout.canaries(key, shard.name), _parquet(canaries, read))
+    # Another run may score the same shard on another device: the table that is there first stands.
+    run.storage.publish_first(url, _parquet(frame, {"ecif_overlap": str(overlap), **read}))
+    return _summary(shard, frame, overlap, started, skipped=False)
+
+
+def _parquet(frame: pl.DataFrame, facts: dict[str, str]) -> bytes:
     buffer = io.BytesIO()
     frame.write_parquet(buffer, compression="zstd", metadata=facts)
-    # Another run may score the same shard on another device: the table that is there first stands.
-    run.storage.publish_first(url, buffer.getvalue())
-    return _summary(shard, frame, overlap, started, skipped=False)
+    return buffer.getvalue()
 
 
 def _summary(shard: Shard, frame: pl.DataFrame, overlap: int, started: float, *, skipped: bool) -> ScoreSummary:
@@ -140,9 +149,9 @@ def _summary(shard: Shard, frame: pl.DataFrame, overlap: int, started: float, *,
 
 def score_frame(
     run: Run, engine: Engine, shard: Shard, direction: Direction, progress: Progress
-) -> tuple[pl.DataFrame, int, bytes | None]:
-    """Rows of all samples of a shard, in the order of the tar; the overlap with the validation set; the index."""
-    sources = direction.sources
+) -> tuple[pl.DataFrame, int, bytes | None, pl.DataFrame | None]:
+    """Rows of all samples of a shard, in the order of the tar; overlap with the validation set; index; canaries."""
+    sources, share = direction.sources, run.settings.canaries
     rows_of_shard = f"the embeddings of all pairs of {shard.name} along {len(sources.directions)} directions"
     with bounded(engine.towers.device, rows_of_shard, "use smaller shards, or fewer --columns"):
         found = embed_shard(
@@ -156,6 +165,7 @@ def score_frame(
         )
     n = len(found.pairs)
     statuses, index = [OK] * n, None
+    canaries = pl.DataFrame(schema=canary_schema(sources.wanted)) if share else None
     columns: Mapping[str, np.ndarray] = {}
     places = np.zeros((3, n), np.uint32)
     if found.embedded is not None:
@@ -165,18 +175,27 @@ def score_frame(
                 gradients = open_files.enter_context(gradients_of(run, engine, shard, found, sources.projection))
             captions = torch.tensor(found.captions, device=engine.towers.device)
             rows = Rows(run.settings, sources, found.embedded, found.others, captions, gradients)
-            columns, places, statuses = score_rows(rows, [pair.key for pair in found.pairs])
+            planted = Canaries.plant(shard.name, engine, found, rows, share) if share else None
+            columns, places, statuses = score_rows(rows, [pair.key for pair in found.pairs], planted)
+            if planted is not None:
+                canaries = planted.frame(shard.name, [pair.index for pair in found.pairs], statuses)
         if sources.wanted.index:
             scored = np.array([row for row, status in enumerate(statuses) if status == OK], np.int64)
             index = pack_index(rows.gradients, scored, np.array([found.pairs[row].index for row in scored], np.int64))
     elif sources.wanted.index:
         index = pack_index({}, np.zeros(0, np.int64), np.zeros(0, np.int64))
     overlap = sum(digest in direction.validation_digests for digest in found.digests)
-    return _frame(shard, found.pairs, found.refused, statuses, columns, places, sources.wanted), overlap, index
+    frame = _frame(shard, found.pairs, found.refused, statuses, columns, places, sources.wanted)
+    return frame, overlap, index, canaries
 
 
-def score_rows(rows: Rows, keys: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
+def score_rows(
+    rows: Rows, keys: list[str], canaries: Canaries | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
     """Scores of all embedded rows of a shard, averaged over the segmentations in float64.
+
+    Args:
+        canaries: of the same rows; scored on the way, batch by batch.
 
     Returns:
         scores by column, (n,) float64, NaN where there is none; `influence_se` is the standard error of the mean
@@ -204,6 +223,8 @@ def score_rows(rows: Rows, keys: list[str]) -> tuple[dict[str, np.ndarray], np.n
                 continue
             view = rows.batch(picked)
             values = {name: compute(view).double().cpu().numpy() for name, compute in computes.items()}
+            if canaries is not None:
+                canaries.add(k, picked, view)
             for name, part in values.items():
                 sums[name][picked] = part if k == 0 else sums[name][picked] + part
             influences[k, picked] = values["positive_influence"] + values["negative_influence"]

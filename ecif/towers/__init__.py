@@ -11,7 +11,7 @@ nn.MultiheadAttention's fast path is switched off for them; stems keep both (`at
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -109,21 +109,32 @@ class Towers:
             u_BD, v_BD, du_RBD, dv_RBD.
         """
 
-        def along(direction: Parameters) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-            (u, v), (du, dv), *_ = jvp(
-                lambda p: self.embed(p, image, text), (dict(self.parameters),), (dict(direction),)
-            )
-            return (u, v), (du, dv)
+        u_BD, v_BD, du_RBD, dv_RBD = self._push_forward(directions, lambda p: self.embed(p, image, text))
+        return u_BD, v_BD, du_RBD, dv_RBD
+
+    def push_forward_texts(self, directions: Sequence[Parameters], text: State) -> tuple[Tensor, Tensor]:
+        """The same of captions alone: v_BD, dv_RBD."""
+        v_BD, dv_RBD = self._push_forward(directions, lambda p: (self.embed_texts(p, text),))
+        return v_BD, dv_RBD
+
+    def _push_forward(
+        self, directions: Sequence[Parameters], embed: Callable[[Parameters], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """What `embed` gives, then its derivatives along the directions, stacked."""
+
+        def along(direction: Parameters) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+            values, derivatives, *_ = jvp(embed, (dict(self.parameters),), (dict(direction),))
+            return values, derivatives
 
         with differentiable_attention(), torch.no_grad():
             if len(directions) == 1:
-                (u_BD, v_BD), (du_BD, dv_BD) = along(directions[0])
-                return u_BD, v_BD, du_BD.unsqueeze(0), dv_BD.unsqueeze(0)
+                values, derivatives = along(directions[0])
+                return *values, *(part.unsqueeze(0) for part in derivatives)
             # The primal does not depend on what vmap runs over, so it is computed once.
             stacked = {name: torch.stack([d[name] for d in directions]) for name in self.parameters}
-            outputs: Any = ((None, None), (0, 0))
-            (u_BD, v_BD), (du_RBD, dv_RBD) = vmap(along, out_dims=outputs)(stacked)
-        return u_BD, v_BD, du_RBD, dv_RBD
+            outputs: Any = (None, 0)
+            values, derivatives = vmap(along, out_dims=outputs)(stacked)
+        return *values, *derivatives
 
     def pull_back(
         self, image: State, text: State, cotangents: Sequence[tuple[Tensor, Tensor]]
