@@ -7,6 +7,9 @@ column, with one function:
     level "shard"   compute(view: ShardView) -> Tensor (N,)    once per shard, on all of its pairs at once
     level "relative"   compute(view: RelativeView) -> Tensor (N,)    the same, from lengths of gradients
 
+One detector, `LEARNED`, is no column and has no file: it is a sum of columns whose weights a calibration has frozen
+(`ecif/calibration/`).
+
 `views` has what they see. What a detector needs beyond the embeddings is named here, so that whoever fills the views
 computes only what the wanted columns ask for; `COSTS` says what each need costs.
 """
@@ -19,8 +22,9 @@ from importlib import import_module
 from typing import Any, Literal
 
 from ecif.errors import UsageError
+from ecif.nearest import did_you_mean
 
-Level = Literal["batch", "shard", "relative"]
+Level = Literal["batch", "shard", "relative", "learned"]
 Need = Literal[
     "direction:influence",
     "direction:gradient",
@@ -66,7 +70,7 @@ class Facts:
         name: on the command line; also the column, and the module with the arithmetic.
         higher_is_worse: which end is dropped first.
         title: one line for tables and the report. reference: where the score was published.
-        level: `batch` or `shard`. needs: beyond the embeddings; see `COSTS`.
+        level: where it is computed. needs: beyond the embeddings; see `COSTS`.
     """
 
     name: str
@@ -80,6 +84,11 @@ class Facts:
     def column(self) -> str:
         """The column of the score files."""
         return self.name
+
+    @property
+    def rests_on_gradients(self) -> bool:
+        """Whether it asks how the pair moves the parameters, not only where its embeddings lie."""
+        return bool(self.needs - {"checkpoints"})
 
 
 def _facts(name: str, worse: str, title: str, reference: str, *needs: Need, level: Level = "batch") -> Facts:
@@ -183,9 +192,14 @@ _RELATIVE = (
         level="relative",
     ),
 )
-_BY_NAME = {facts.name: facts for facts in (*_ALWAYS, *_OPTIONAL, *_RELATIVE)}
+_LEARNED = Facts(
+    "p_misaligned", True, "sum of columns, weighted by what finds canaries", "Elkan and Noto, KDD 2008", "learned"
+)
+_BY_NAME = {facts.name: facts for facts in (*_ALWAYS, *_OPTIONAL, *_RELATIVE, _LEARNED)}
 NAMES = tuple(facts.name for facts in _ALWAYS)
 OPTIONAL = tuple(facts.name for facts in (*_OPTIONAL, *_RELATIVE))
+COLUMNS = (*NAMES, *OPTIONAL)
+LEARNED = _LEARNED.name
 
 
 def facts(name: str) -> Facts:
@@ -197,14 +211,17 @@ def facts(name: str) -> Facts:
     try:
         return _BY_NAME[name]
     except KeyError:
-        raise UsageError(f"--detector: there is no {name!r}; choose one of {', '.join(_BY_NAME)}") from None
+        hint = did_you_mean(name, _BY_NAME)
+        raise UsageError(f"--detector: there is no {name!r}; choose one of {', '.join(_BY_NAME)}.{hint}") from None
 
 
 def load(name: str) -> Callable[[Any], Any]:
     """The `compute` of one detector, imported now (and torch with it): a view of its level -> its scores.
 
     Raises:
-        UsageError: there is no such detector.
+        UsageError: there is no such detector, or it is no column.
     """
+    if name == LEARNED:
+        raise UsageError(f"{name} is no column: it follows from others and a calibration")
     compute: Callable[[Any], Any] = import_module(f"ecif.detectors.{facts(name).name}").compute
     return compute
