@@ -16,9 +16,9 @@ LEDGER = {
     "key": pl.String,
     "uid": pl.String,
     "index": pl.UInt32,
-    "reason": pl.String,  # "policy", "unscored:<status>" or "denied:<kind of entry>"
+    "reason": pl.String,  # "policy", "duplicate", "override", "unscored:<status>" or "denied:<kind of entry>"
     "action": pl.String,
-    "detector": pl.String,
+    "detector": pl.String,  # the column or expression that ranks
     "score": pl.Float32,
     "rank": pl.UInt32,  # 1 = worst of the shard's scored samples
     "sha256": pl.String,  # of the sample's raw members, as they stood in the tar

@@ -23,7 +23,8 @@ import numpy.typing as npt
 from ecif.errors import InputError
 from ecif.interop import aliases
 from ecif.layout import Layout
-from ecif.selection import Decision
+from ecif.policy import duplicates
+from ecif.policy.decision import Decision
 from ecif.storage import Storage
 
 KINDS = ("key", "sample", "uid", "url", "sha256")
@@ -31,6 +32,9 @@ KINDS = ("key", "sample", "uid", "url", "sha256")
 
 BY_CONTENT = ("url", "sha256")
 """Kinds that only the sample's members tell."""
+
+FILES = {"denylist": "deny", "allowlist": "allow", "override_drop": "drop", "override_keep": "keep"}
+"""Fields of a decision with the digests of its lists, and what `layout.list_of` calls their files."""
 
 _MARK = np.dtype("S16")
 _UIDS = np.dtype("u8,u8")
@@ -133,10 +137,18 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """The lists of a decision; where both name a sample, it is denied."""
+    """The lists of a decision, in the order in which they win.
+
+    Attributes:
+        deny, allow: denylist and allowlist. drop, keep: the overrides of a review.
+        duplicates: pairs that have a better equal.
+    """
 
     deny: Listed = Listed()
     allow: Listed = Listed()
+    drop: Listed = Listed()
+    keep: Listed = Listed()
+    duplicates: duplicates.Places = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def by_content(self) -> bool:
@@ -167,10 +179,13 @@ def read(decision: Decision, layout: Layout, storage: Storage) -> Lists:
     Raises:
         InputError: a list is not the one that the decision was made with. MissingFileError: it is gone.
     """
-    found = {}
-    for kind, name in (("deny", decision.denylist), ("allow", decision.allowlist)):
-        found[kind] = _read(_Source(name, layout.list_of(decision.key, kind), storage)) if name else Listed()
-    return Lists(found["deny"], found["allow"])
+    deny, allow, drop, keep = (
+        _read(_Source(digest, layout.list_of(decision.key, kind), storage)) if digest else Listed()
+        for kind, digest in ((kind, getattr(decision, name)) for name, kind in FILES.items())
+    )
+    same = decision.duplicates
+    places = _duplicates(_Source(same, layout.duplicates(decision.key, same), storage)) if same else {}
+    return Lists(deny, allow, drop, keep, places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +197,22 @@ class _Source:
     storage: Storage = field(compare=False)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _read(source: _Source) -> Listed:
+    return load(_checked(source))
+
+
+@lru_cache(maxsize=1)
+def _duplicates(source: _Source) -> duplicates.Places:
+    return duplicates.load(_checked(source), source.url)
+
+
+def _checked(source: _Source) -> bytes:
     frozen = source.storage.read_bytes(source.url)
     if digest(frozen) != source.digest:
         problem = "is not the list that the decision was made with; put the old file back, or plan into a new --out"
         raise InputError(problem, url=source.url)
-    return load(frozen)
+    return frozen
 
 
 def _guess(line: str) -> str:

@@ -1,145 +1,266 @@
-"""The k-th worst pair of a corpus, its score and its identity, in few readings of the score tables and bounded memory.
+"""The k-th worst pair of every group, its score and its identity, in few readings of the tables and bounded memory.
 
 The k-th score is found by radix selection. A float32 has an order-preserving image among the unsigned 32-bit integers
-(`ecif/radix.py`): a first pass over the scores counts its upper 16 bits, a second pass counts the lower 16 bits within
-the bin that holds the k-th score, and that names the score exactly. Only the pairs that tie at it are then looked at
-one by one: by uid, then key, then shard, then index. Where more pairs tie than may be held, their identities are
-narrowed by the same idea, two bytes a pass.
+(`ecif/radix.py`): a first pass over the scores counts its upper 16 bits by group, a second pass counts the lower 16
+bits within the bin that holds the group's k-th score, and that names the score exactly. Only the pairs that tie at it
+are then looked at one by one: by uid, then key, then shard, then index. Where more pairs tie than may be held, their
+identities are narrowed by the same idea, two bytes a pass.
 
 On object storage a pass is a request for every shard, and requests are what the cut waits for. So what a pass has seen
 is held while there is room: the scores themselves from the first, and of shards beyond that, from the second, which
-lower bits occur in the bin. The second pass reads only shards whose scores are not held, and the ties are looked for
+lower bits occur in the bins. The second pass reads only shards whose scores are not held, and the ties are looked for
 only in shards that may have one. A corpus that fits is read once, a larger one up to twice, and the few shards of the
-ties once more. The trade-off is up to 200 MB against these requests; where the room ends, more shards are read, and
-what is found is the same.
+ties once more. The trade-off is up to 300 MB against these requests; where the room ends, more shards are read, and
+what is found is the same. Groups are counted sparsely: memory grows with the bins that occur in them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ecif.detectors import Facts
-from ecif.radix import BINS, from_image, image, locate
-from ecif.scores import IDENTITY, Identity, identities, stream_scores, worseness
-from ecif.storage import Storage
+from ecif.errors import UsageError
+from ecif.policy.rule import Rule, View
+from ecif.policy.tables import Tables
+from ecif.radix import from_image, image, locate
+from ecif.scores import IDENTITY, Identity, identities
 
-VALUES_HELD = 1 << 25  # scores in memory from the first pass, 4 bytes each
-BITS_HELD = 1 << 25  # lower halves of scores in memory from the second pass, 2 bytes each
+VALUES_HELD = 1 << 25  # scores in memory from the first pass, 6 bytes each
+BITS_HELD = 1 << 24  # lower halves of scores in memory from the second pass, 4 bytes each
 TIES_HELD = 1_000_000  # identities in memory at a time, a few hundred bytes each
+MOST_GROUPS = 10_000
 _STEP = 2  # bytes of an identity that one narrowing pass settles
 
 Values = npt.NDArray[np.float32]
-Rows = tuple[str, pl.DataFrame, npt.NDArray[np.bool_], Values]
-"""A shard, its table, which of the rows are scored, and how bad those are (`worseness`)."""
+Codes = npt.NDArray[np.uint16]
+Counts = npt.NDArray[np.int64]
+Place = tuple[float, Identity]
+"""A score, and the identity of the pair up to which those that tie at it go."""
+
+
+class _Tally:
+    """How often each code occurs, sparsely; memory is that of the distinct codes."""
+
+    def __init__(self) -> None:
+        self._codes: npt.NDArray[np.uint32] = np.zeros(0, dtype=np.uint32)
+        self._counts: Counts = np.zeros(0, dtype=np.int64)
+        self._waiting: list[tuple[npt.NDArray[np.uint32], Counts]] = []
+        self._size = 0
+
+    def add(self, codes: npt.NDArray[np.uint32]) -> None:
+        distinct, counts = np.unique(codes, return_counts=True)
+        self._waiting.append((distinct, counts))
+        self._size += distinct.size
+        if self._size > max(1 << 20, self._codes.size):  # each merge at least doubles: all of them cost n log n
+            self._merge()
+
+    def _merge(self) -> None:
+        both = np.concatenate([self._codes, *(codes for codes, _ in self._waiting)])
+        counts = np.concatenate([self._counts, *(counts for _, counts in self._waiting)])
+        self._codes, places = np.unique(both, return_inverse=True)
+        self._counts = np.zeros(self._codes.size, dtype=np.int64)
+        np.add.at(self._counts, places, counts)
+        self._waiting, self._size = [], 0
+
+    def of(self, group: int) -> tuple[npt.NDArray[np.uint32], Counts]:
+        """The lower 16 bits of the codes whose upper 16 bits are `group`, sorted, and how often they occur."""
+        if self._waiting:
+            self._merge()
+        start, end = np.searchsorted(self._codes, [group << 16, (group + 1) << 16])
+        return self._codes[start:end] & np.uint32(0xFFFF), self._counts[start:end]
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The scored pairs of a corpus from the worst on, after the first pass over its score tables.
+    """The candidates of a corpus from the worst on, after the first pass over its tables.
 
     Attributes:
-        storage, scores, fact: where the tables are (shard name -> URL), and the score that ranks.
-        n_rows: pairs of the corpus, scored or not.
-        upper: (65,536,) scored pairs by the upper 16 bits of their worseness.
-        held: worseness of the scored pairs by shard, for as many shards as there was room.
+        tables, rule: what is ranked, and by what.
+        n_rows, n_ok: pairs of the corpus, and those with a score.
+        groups: their names, in the order in which they were met; one, None, where the rule has no groups.
+        counts: (groups,) candidates.
+        held: by shard worseness and group of the candidates, for as many shards as there was room.
     """
 
-    storage: Storage
-    scores: Mapping[str, str]
-    fact: Facts
+    tables: Tables
+    rule: Rule
     n_rows: int
-    upper: npt.NDArray[np.int64]
-    held: Mapping[str, Values]
+    n_ok: int
+    groups: tuple[str | None, ...]
+    counts: Counts
+    held: Mapping[str, tuple[Values, Codes]]
+    _upper: _Tally
+    _code: Mapping[str | None, int] = field(repr=False)
 
     @classmethod
-    def read(cls, storage: Storage, scores: Mapping[str, str], fact: Facts) -> Ranking:
+    def read(cls, tables: Tables, rule: Rule) -> Ranking:
         """Make the first pass.
 
         Raises:
             InputError: a file is not a score table, or a row marked ok has no finite score.
+            UsageError: there are too many groups.
         """
-        upper, n_rows = np.zeros(BINS, dtype=np.int64), 0
-        held: dict[str, Values] = {}
+        upper, n_rows, n_ok = _Tally(), 0, 0
+        code: dict[str | None, int] = {} if rule.by else {None: 0}
+        counts = np.zeros(MOST_GROUPS, dtype=np.int64)
+        held: dict[str, tuple[Values, Codes]] = {}
         room = VALUES_HELD
-        for name, table, _, worse in _rows(storage, scores, fact):
-            upper += np.bincount(image(worse) >> 16, minlength=BINS)
+        for name, table in tables.stream(rule):
+            view = rule.view(table, tables.scores[name])
+            if view.groups is not None:
+                for group in view.groups.unique(maintain_order=True):
+                    code.setdefault(group, len(code))
+                if len(code) > MOST_GROUPS:
+                    raise UsageError(
+                        f"--by {rule.by}: more than {MOST_GROUPS:,} different values; quotas are for columns with few, "
+                        "such as a language"
+                    )
+            codes = _codes(view, code)
+            upper.add(_joined(codes, image(view.worse) >> np.uint32(16)))
+            counts += np.bincount(codes, minlength=MOST_GROUPS)
             n_rows += table.height
-            if worse.size <= room:
-                held[name] = worse
-                room -= worse.size
-        return cls(storage, scores, fact, n_rows, upper, held)
+            n_ok += view.scored
+            if view.worse.size <= room:
+                held[name] = view.worse, codes
+                room -= view.worse.size
+        return cls(tables, rule, n_rows, n_ok, tuple(code), counts[: len(code)], held, upper, code)
 
-    @property
-    def n_ok(self) -> int:
-        """Scored pairs."""
-        return int(self.upper.sum())
+    def count_worse(self, threshold: float) -> Counts:
+        """(groups,) how many candidates are strictly worse than a threshold."""
+        cut = -threshold if self.rule.higher_is_worse else threshold
+        found = np.zeros(len(self.groups), dtype=np.int64)
+        for _, worse, codes in self._values():
+            found += np.bincount(codes[worse.astype(np.float64) < cut], minlength=found.size)
+        return found
 
-    def count_worse(self, threshold: float) -> int:
-        """How many scored pairs are strictly worse than a threshold."""
-        cut = -threshold if self.fact.higher_is_worse else threshold
-        return sum(int((worse.astype(np.float64) < cut).sum()) for _, worse in self._values())
+    def worst(self, ks: Sequence[int]) -> list[Place | None]:
+        """For every group score and identity of its k-th worst pair; None for k = 0.
 
-    def worst(self, k: int) -> tuple[float, Identity]:
-        """Score and identity of the k-th worst pair, 1 <= k <= `n_ok`."""
-        high, n = locate(self.upper, k)
-        counts = np.zeros(BINS, dtype=np.int64)
-        seen: dict[str, npt.NDArray[np.uint16]] = {}
-        room = BITS_HELD
-        for name, worse in self._values():
-            bits = image(worse)
-            inside = (bits[bits >> 16 == high] & 0xFFFF).astype(np.uint16)
-            counts += np.bincount(inside, minlength=BINS)
-            if name not in self.held and (distinct := np.unique(inside)).size <= room:
-                seen[name] = distinct
-                room -= distinct.size
-        low, n = locate(counts, n)
-        level = from_image(high << 16 | low)
+        Args:
+            ks: (groups,) 0 <= k <= candidates of the group.
+        """
+        high = np.full(len(self.groups), -1, dtype=np.int64)
+        left = np.zeros(len(self.groups), dtype=np.int64)
+        for group, k in enumerate(ks):
+            if k:
+                bins, counts = self._upper.of(group)
+                place, left[group] = locate(counts, k)
+                high[group] = bins[place]
+        lower, seen = self._lower(high)
+        levels = np.full(high.size, np.nan, dtype=np.float32)
+        codes = np.zeros(high.size, dtype=np.uint32)
+        ties = np.zeros(high.size, dtype=np.int64)
+        for group in np.flatnonzero(high >= 0).tolist():
+            bits, counts = lower.of(group)
+            place, left[group] = locate(counts, int(left[group]))
+            levels[group] = from_image(int(high[group]) << 16 | int(bits[place]))
+            codes[group] = group << 16 | int(bits[place])
+            ties[group] = counts[place]
 
         def may_tie(name: str) -> bool:
             if name in self.held:
-                return bool((self.held[name] == level).any())
-            return name not in seen or low in seen[name]
+                worse, of = self.held[name]
+                return bool((worse == levels[of]).any())
+            return name not in seen or bool(np.isin(codes[high >= 0], seen[name]).any())
 
-        tie = self._tie([name for name in self.scores if may_tie(name)], level, n, int(counts[low]))
-        return float(-level if self.fact.higher_is_worse else level) + 0.0, tie
+        names = [name for name in self.tables.scores if may_tie(name)] if (high >= 0).any() else []
+        found = self._identities(names, levels, left, ties)
+        sign = -1 if self.rule.higher_is_worse else 1
+        return [
+            (float(sign * levels[group]) + 0.0, found[group]) if group in found else None for group in range(high.size)
+        ]
 
-    def _tie(self, names: Collection[str], level: np.float32, n: int, count: int) -> Identity:
-        """The n-th identity of the `count` pairs at one level, all of which are in the shards named."""
+    def _lower(self, high: Counts) -> tuple[_Tally, dict[str, npt.NDArray[np.uint32]]]:
+        """The second pass: the lower bits in each group's bin, and which of them occur in shards that are not held."""
+        tally = _Tally()
+        seen: dict[str, npt.NDArray[np.uint32]] = {}
+        room = BITS_HELD
+        for name, worse, codes in self._values() if (high >= 0).any() else ():
+            bits = image(worse)
+            inside = (bits >> 16) == high[codes]
+            of_bin = _joined(codes[inside], bits[inside] & np.uint32(0xFFFF))
+            tally.add(of_bin)
+            if name not in self.held and (distinct := np.unique(of_bin)).size <= room:
+                seen[name] = distinct
+                room -= distinct.size
+        return tally, seen
+
+    def _identities(self, names: Collection[str], levels: Values, left: Counts, ties: Counts) -> dict[int, Identity]:
+        """For each group the `left`-th identity of the `ties` pairs at its level; all are in the shards named."""
+        found: dict[int, Identity] = {}
+        batch: list[int] = []
+        for group in np.flatnonzero(ties).tolist():
+            if ties[group] > TIES_HELD:
+                found[group] = self._narrowed(names, levels, group, int(left[group]), int(ties[group]))
+                continue
+            if batch and ties[[*batch, group]].sum() > TIES_HELD:
+                found |= self._batch(names, levels, left, batch)
+                batch = []
+            batch.append(group)
+        return found | self._batch(names, levels, left, batch) if batch else found
+
+    def _batch(self, names: Collection[str], levels: Values, left: Counts, groups: list[int]) -> dict[int, Identity]:
+        tied: dict[int, list[Identity]] = {group: [] for group in groups}
+        for group, identity in self._ties(names, levels, groups):
+            tied[group].append(identity)
+        return {group: sorted(tied[group])[int(left[group]) - 1] for group in groups}
+
+    def _narrowed(self, names: Collection[str], levels: Values, group: int, n: int, count: int) -> Identity:
+        """The n-th identity of `count` pairs, more than may be held."""
         prefix = b""
         while count > TIES_HELD:
             end = len(prefix) + _STEP
-            found = Counter(_sortable(identity)[len(prefix) : end] for identity in self._ties(names, level, prefix))
+            found = Counter(
+                _sortable(identity)[len(prefix) : end] for _, identity in self._ties(names, levels, [group], prefix)
+            )
             steps = sorted(found)
             place, n = locate(np.array([found[step] for step in steps], dtype=np.int64), n)
             prefix, count = prefix + steps[place], found[steps[place]]
             if len(prefix) < end:
                 break  # the identities have ended: all that are left are equal
-        return sorted(self._ties(names, level, prefix))[n - 1]
+        return sorted(identity for _, identity in self._ties(names, levels, [group], prefix))[n - 1]
 
-    def _ties(self, names: Collection[str], level: np.float32, prefix: bytes) -> Iterator[Identity]:
-        for _, table, ok, worse in self._read(names, *IDENTITY):
-            rows = np.flatnonzero(ok)[worse == level]
-            if rows.size:
-                yield from (found for found in identities(table, rows) if _sortable(found).startswith(prefix))
+    def _ties(
+        self, names: Collection[str], levels: Values, groups: list[int], prefix: bytes = b""
+    ) -> Iterator[tuple[int, Identity]]:
+        wanted = np.full(levels.size, np.nan, dtype=np.float32)
+        wanted[groups] = levels[groups]
+        for _, table, view, codes in self._read(names, *IDENTITY):
+            at = np.flatnonzero(view.worse == wanted[codes])
+            for group, identity in zip(codes[at].tolist(), identities(table, view.rows[at]), strict=True):
+                if _sortable(identity).startswith(prefix):
+                    yield group, identity
 
-    def _values(self) -> Iterator[tuple[str, Values]]:
-        """Every shard and its worseness; what is held is not read."""
-        yield from self.held.items()
-        yield from ((name, worse) for name, _, _, worse in self._read(self.scores.keys() - self.held.keys()))
+    def _values(self) -> Iterator[tuple[str, Values, Codes]]:
+        """Every shard, its worseness and groups; what is held is not read."""
+        yield from ((name, worse, codes) for name, (worse, codes) in self.held.items())
+        rest = self.tables.scores.keys() - self.held.keys()
+        yield from ((name, view.worse, codes) for name, _, view, codes in self._read(rest))
 
-    def _read(self, names: Collection[str], *extra: str) -> Iterator[Rows]:
-        return _rows(self.storage, {name: self.scores[name] for name in names}, self.fact, *extra)
+    def _read(self, names: Collection[str], *extra: str) -> Iterator[tuple[str, pl.DataFrame, View, Codes]]:
+        for name, table in self.tables.stream(self.rule, names, extra):
+            view = self.rule.view(table, self.tables.scores[name])
+            yield name, table, view, _codes(view, self._code)
 
 
-def _rows(storage: Storage, scores: Mapping[str, str], fact: Facts, *extra: str) -> Iterator[Rows]:
-    for name, table in stream_scores(storage, scores, ("status", fact.column, *extra)):
-        yield name, table, *worseness(table, fact.column, fact.higher_is_worse, scores[name])
+def _codes(view: View, code: Mapping[str | None, int]) -> Codes:
+    """(m,) the groups of candidates as numbers."""
+    if view.groups is None:
+        return np.zeros(view.worse.size, dtype=np.uint16)
+    distinct = view.groups.unique(maintain_order=True)
+    if len(distinct) == 1:
+        return np.full(view.worse.size, code[distinct[0]], dtype=np.uint16)
+    return np.array([code[group] for group in view.groups], dtype=np.uint16)
+
+
+def _joined(codes: Codes, bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Group in the upper 16 bits, and 16 bits of a score in the lower ones."""
+    return (codes.astype(np.uint32) << np.uint32(16)) | bits
 
 
 def _sortable(identity: Identity) -> bytes:

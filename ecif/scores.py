@@ -36,10 +36,15 @@ def stream_scores(
         InputError: a file is not a score table, or lacks a column.
     """
     names = sorted(scores)
-    return zip(names, ahead(lambda name: _read(storage, scores[name], columns), names), strict=True)
+    return zip(names, ahead(lambda name: read_table(storage, scores[name], columns), names), strict=True)
 
 
-def _read(storage: Storage, url: str, columns: Sequence[str]) -> pl.DataFrame:
+def read_table(storage: Storage, url: str, columns: Sequence[str]) -> pl.DataFrame:
+    """One score table.
+
+    Raises:
+        InputError: the file is none, or lacks a column.
+    """
     try:
         return pl.read_parquet(io.BytesIO(storage.read_bytes(url)), columns=list(columns))
     except pl.exceptions.PolarsError as error:

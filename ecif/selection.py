@@ -1,8 +1,8 @@
 """Which pairs go: an exact number of them, ties included, without ever holding the corpus in memory.
 
-A policy names a fraction, a number or a threshold; making the cut turns it into a score, and into the pair up to which
-those that tie at it go (`ecif/ranking.py` finds both). The trade-off is one look at every pair of the corpus before the
-first one can be dropped, for a cut that drops exactly as many as were asked for.
+A policy names a fraction, a number or a threshold, of the corpus or of each of its groups; making the cut turns it into
+a score, and into the pair up to which those that tie at it go (`ecif/ranking.py` finds both). The trade-off is one look
+at every pair of the corpus before the first one can be dropped, for a cut that drops exactly as many as were asked for.
 
 The result, a `Decision`, is a cut that holds for every row on its own: whether a pair goes can be told from its row
 and the decision alone, in any order, on any machine, and also for shards that arrive later.
@@ -11,88 +11,37 @@ and the decision alone, in any order, on any machine, and also for shards that a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ecif.calibration.learned import Model
 from ecif.detectors import facts
-from ecif.errors import InputError, UsageError
+from ecif.errors import UsageError
+from ecif.policy.decision import Decision, GroupCut
+from ecif.policy.rule import Rule, View
+from ecif.policy.tables import Tables
 from ecif.ranking import Ranking
-from ecif.scores import IDENTITY, Identity, identities, worseness
-from ecif.settings import PolicySettings
+from ecif.scores import IDENTITY, Identity, identities, stream_scores, worseness
+from ecif.settings import CUTS, PolicySettings
 from ecif.storage import Storage
 
+__all__ = ["IDENTITY", "Decision", "GroupCut", "choose", "dropped_mask", "ranks", "stream_scores", "worseness"]
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A frozen cut.
+Mask = npt.NDArray[np.bool_]
 
-    Attributes:
-        key: names the decision; a hash of the score key and the policy.
-        score_key, fit_key: the scores it was made from, and their fit.
-        detector, higher_is_worse: the deciding score and its sense.
-        policy: the policy as given, such as {"drop": "0.1"}.
-        unscored: what happens to pairs without a score: keep, drop or quarantine.
-        threshold: pairs worse than this score go; None: none goes.
-        tie: of the pairs that score exactly `threshold`, those up to this one (uid, key, shard, index) go; None: none.
-        n_rows, n_ok, n_dropped: pairs, scored pairs and pairs to drop when the cut was made.
-        shards: the number of shards it was made from.
-        dropped: what happens to pairs that the policy drops: drop or quarantine.
-        denylist, allowlist: SHA-256 of the frozen lists (`layout.list_of`); empty where there is none.
-    """
-
-    key: str
-    score_key: str
-    fit_key: str
-    detector: str
-    higher_is_worse: bool
-    policy: dict[str, Any]
-    unscored: str
-    threshold: float | None
-    tie: Identity | None
-    n_rows: int
-    n_ok: int
-    n_dropped: int
-    shards: int
-    dropped: str = "drop"
-    denylist: str = ""
-    allowlist: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """The decision as it is written to a file."""
-        return asdict(self) | {"tie": None if self.tie is None else list(self.tie)}
-
-    @classmethod
-    def from_json(cls, value: Any, url: str) -> Decision:
-        """Read what `to_json` gave.
-
-        Raises:
-            InputError: the value, which came from `url`, is not a decision.
-        """
-        names = {field.name for field in fields(cls)}
-        if not isinstance(value, dict) or set(value) != names:
-            raise InputError("not a decision of this version; run plan again with a new --out", url=url)
-        tie = value["tie"]
-        if tie is not None:
-            if not (isinstance(tie, list) and [type(part) for part in tie] == [str, str, str, int]):
-                raise InputError(f"the tie is a list of uid, key, shard and index, not {tie!r}", url=url)
-            tie = (tie[0], tie[1], tie[2], tie[3])
-        threshold = value["threshold"]
-        if threshold is not None and (type(threshold) not in (int, float) or not math.isfinite(threshold)):
-            raise InputError(f"the threshold is a finite number or null, not {threshold!r}", url=url)
-        return cls(**(value | {"tie": tie, "threshold": None if threshold is None else float(threshold)}))
+NEEDED = "a decision needs a policy: give --drop, --keep, --threshold, --where, --dedup, --denylist or --overrides"
 
 
 def dropped_mask(scores: pl.DataFrame, decision: Decision) -> pl.Series:
     """Which rows of one shard's score table the decision drops; rows without a score never are.
 
     Args:
-        scores: n rows with `uid`, `key`, `shard`, `index`, `status` and the deciding detector's column.
+        scores: n rows with `IDENTITY` and what `decision.rule` looks at (`policy.tables`).
 
     Returns:
         n booleans, in the order of the rows.
@@ -100,89 +49,173 @@ def dropped_mask(scores: pl.DataFrame, decision: Decision) -> pl.Series:
     Raises:
         InputError: a row marked ok has no finite score.
     """
-    ok, worse = _worseness_by(decision, scores)
+    view = _view(scores, decision)
     mask = np.zeros(scores.height, dtype=bool)
-    if decision.threshold is not None:
-        cut = -decision.threshold if decision.higher_is_worse else decision.threshold
-        exact = worse.astype(np.float64)  # a threshold given by a person need not be a float32
-        rows = np.flatnonzero(ok)
-        mask[rows[exact < cut]] = True
-        if decision.tie is not None and (level := rows[exact == cut]).size:
-            mask[level] = [identity <= decision.tie for identity in identities(scores, level)]
+    if decision.every:
+        mask[view.rows] = True
+    elif view.groups is None or not decision.groups:
+        _cut(mask, scores, view, np.ones(view.rows.size, dtype=bool), decision, decision.threshold, decision.tie)
+    else:
+        cuts = {cut.group: cut for cut in decision.groups}
+        for group in view.groups.unique(maintain_order=True):
+            if (cut := cuts.get(group)) is not None:  # a group that came later stays
+                own = view.groups.is_null() if group is None else (view.groups == group).fill_null(False)
+                _cut(mask, scores, view, own.to_numpy(), decision, cut.threshold, cut.tie)
     return pl.Series("dropped", mask)
 
 
+def _cut(
+    mask: Mask, scores: pl.DataFrame, view: View, own: Mask, decision: Decision, at: float | None, tie: Identity | None
+) -> None:
+    """Mark the rows of one group that lie behind its cut."""
+    if at is None:
+        return
+    cut = -at if decision.higher_is_worse else at
+    exact = view.worse.astype(np.float64)  # a threshold given by a person need not be a float32
+    mask[view.rows[own & (exact < cut)]] = True
+    if tie is not None and (level := view.rows[own & (exact == cut)]).size:
+        mask[level] = [identity <= tie for identity in identities(scores, level)]
+
+
 def ranks(scores: pl.DataFrame, decision: Decision) -> pl.Series:
-    """The place of each row among the scored rows of its shard, 1 = worst, in the order in which pairs are dropped.
+    """The place of each row among the candidates of its shard, 1 = worst, in the order in which pairs are dropped.
 
     Returns:
-        n numbers (u32), null for rows without a score.
+        n numbers (u32), null for rows that are no candidates.
     """
-    ok, worse = _worseness_by(decision, scores)
-    rows = np.flatnonzero(ok)
-    table = scores[rows].select(IDENTITY).with_columns(pl.Series("worse", worse), pl.Series("row", rows))
+    view = _view(scores, decision)
+    table = scores[view.rows].select(IDENTITY).with_columns(pl.Series("worse", view.worse), pl.Series("row", view.rows))
     order = table.sort("worse", *IDENTITY)["row"].to_numpy()
-    places: list[int | None] = [None] * scores.height
-    for place, row in enumerate(order.tolist(), 1):
-        places[row] = place
-    return pl.Series("rank", places, dtype=pl.UInt32)
+    places = np.zeros(scores.height, dtype=np.uint32)
+    places[order] = np.arange(1, order.size + 1, dtype=np.uint32)
+    return pl.Series("rank", places, dtype=pl.UInt32).replace(0, None)
 
 
-def _worseness_by(decision: Decision, scores: pl.DataFrame) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+def _view(scores: pl.DataFrame, decision: Decision) -> View:
     where = f"scores {decision.score_key} of shard {scores['shard'][0] if scores.height else '(empty)'}"
-    return worseness(scores, facts(decision.detector).column, decision.higher_is_worse, where)
+    return decision.rule.view(scores, where)
 
 
 def choose(
-    storage: Storage, scores: Mapping[str, str], policy: PolicySettings, *, key: str, score_key: str, fit_key: str
+    storage: Storage,
+    scores: Mapping[str, str],
+    policy: PolicySettings,
+    *,
+    key: str,
+    score_key: str,
+    fit_key: str,
+    beside: Mapping[str, str] = MappingProxyType({}),
+    model: Model | None = None,
 ) -> Decision:
     """Turn a policy into a cut, exactly.
 
-    A fraction drops floor(fraction * scored pairs), a count that many; ties go by uid, then key, shard and index. A
-    threshold drops what is strictly worse. Pairs that are not `ok` never count.
+    A fraction drops floor(fraction * candidates), or keeps so many; a count likewise; ties go by uid, then key, shard
+    and index. A threshold drops what is strictly worse. Candidates are the scored pairs, or those of them for which
+    `where` is true. With `by`, all of it holds in each group.
 
     Args:
         scores: shard name -> URL of its score table; the order does not matter.
-        policy: one of drop, drop_count and threshold must be set.
+        policy: must be one (`has_policy`).
         key, score_key, fit_key: names to put in the decision.
+        beside: shard name -> URL of the parquet beside it, for `by`, `where` and `rank_by`.
+        model: of the learned detector, where `policy.detector` names it.
 
     Raises:
-        UsageError: no policy, an infinite threshold, or a count above the number of scored pairs.
+        UsageError: no policy, an infinite threshold, or a count above the number of candidates; a column that no table
+            has, or too many groups.
         InputError: a score file is broken, or a row marked ok has no finite score.
     """
     if not policy.has_policy:
-        raise UsageError("a decision needs a policy: give --drop, --drop-count, --threshold or --denylist")
+        raise UsageError(NEEDED)
     if policy.threshold is not None and not math.isfinite(policy.threshold):
         raise UsageError(f"--threshold {policy.threshold} is not finite; use --drop 0 or --drop 1 for none or all")
-    fact = facts(policy.detector)
-    ranking = Ranking.read(storage, scores, fact)
-    n_ok = ranking.n_ok
-    threshold: float | None
-    tie: Identity | None = None
-    if policy.threshold is not None:
-        threshold, n_dropped = policy.threshold, ranking.count_worse(policy.threshold)
+    worse = facts(policy.detector).higher_is_worse and not policy.rank_by
+    rule = Rule(policy.detector, worse, policy.rank_by, policy.where, policy.by, model=model)
+    tables = Tables(storage, scores, beside)
+    tables.check(rule)
+    ranking = Ranking.read(tables, rule)
+    sizes = _sizes(policy, ranking)
+    every = bool(policy.where) and policy.cut is None and policy.control is None
+    if policy.control is not None:
+        rule = Rule(policy.detector, False, by=policy.by, control=policy.control)
+        by_policy = dict(zip(ranking.groups, sizes, strict=True))
+        chance = Ranking.read(tables, rule)
+        sizes = [by_policy.get(group, 0) for group in chance.groups]
+        places, candidates = _places(None, chance, sizes), chance
     else:
-        n_dropped = policy.drop_count if policy.drop_count is not None else _part(policy.drop or Decimal(0), n_ok)
-        if n_dropped > n_ok:
-            raise UsageError(f"--drop-count {n_dropped} is more than the {n_ok} pairs that could be scored")
-        threshold, tie = ranking.worst(n_dropped) if n_dropped else (None, None)
-    given = policy.model_dump(mode="json", include={"drop", "drop_count", "threshold"}, exclude_none=True)
+        places, candidates = ([] if every else _places(policy.threshold, ranking, sizes)), ranking
+    groups: tuple[GroupCut, ...] = ()
+    # A threshold is the same in every group, also in one that comes later: then groups are only for the reader.
+    grouped = bool(policy.by) and not every and (policy.threshold is None or policy.control is not None)
+    if grouped:
+        cuts = [
+            GroupCut(group, *place, n, size)
+            for group, place, n, size in zip(candidates.groups, places, map(int, candidates.counts), sizes, strict=True)
+        ]
+        groups = tuple(sorted(cuts, key=lambda cut: (cut.group is not None, cut.group or "")))
+    threshold, tie = places[0] if places and not grouped else (None, None)
+    n_candidates = int(candidates.counts.sum())
+    given = policy.model_dump(
+        mode="json",
+        include={*CUTS, "where", "rank_by", "by", "dedup", "control"},
+        exclude_none=True,
+        exclude_defaults=True,
+    )
     return Decision(
         key=key,
         score_key=score_key,
         fit_key=fit_key,
         detector=policy.detector,
-        higher_is_worse=fact.higher_is_worse,
+        higher_is_worse=rule.higher_is_worse,
         policy=given,
         unscored=policy.unscored,
         threshold=threshold,
         tie=tie,
         n_rows=ranking.n_rows,
-        n_ok=n_ok,
-        n_dropped=n_dropped,
+        n_ok=ranking.n_ok,
+        n_dropped=sum(sizes),
         shards=len(scores),
         dropped=policy.dropped,
+        rank_by=rule.rank_by,
+        where=rule.where,
+        by=rule.by,
+        control=rule.control,
+        every=every,
+        groups=groups,
+        model=None if rule.model is None else rule.model.to_json(),
+        candidates=None if n_candidates == ranking.n_ok else n_candidates,
     )
+
+
+def _sizes(policy: PolicySettings, ranking: Ranking) -> list[int]:
+    """How many pairs of each group go."""
+    if policy.threshold is not None:
+        return [int(n) for n in ranking.count_worse(policy.threshold)]
+    counts = [int(n) for n in ranking.counts]
+    if policy.cut is None:
+        return counts if policy.where else [0] * len(counts)
+    if policy.drop is not None:
+        return [_part(policy.drop, n) for n in counts]
+    if policy.keep is not None:
+        return [n - _part(policy.keep, n) for n in counts]
+    if policy.keep_count is not None:
+        return [max(0, n - policy.keep_count) for n in counts]
+    count = policy.drop_count or 0
+    for group, n in zip(ranking.groups, counts, strict=True):
+        if count > n:
+            what = "pairs that could be scored" if not policy.where else "scored pairs for which --where is true"
+            where = f" of the group {group!r}" if policy.by else ""
+            raise UsageError(f"--drop-count {count} is more than the {n} {what}{where}")
+    return [count] * len(counts)
+
+
+def _places(
+    threshold: float | None, ranking: Ranking, sizes: Sequence[int]
+) -> list[tuple[float | None, Identity | None]]:
+    """Threshold and tie of each group."""
+    if threshold is not None:
+        return [(threshold, None)] * len(sizes)
+    return [place or (None, None) for place in ranking.worst(sizes)]
 
 
 def _part(fraction: Decimal, whole: int) -> int:

@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ecif import detectors
 from ecif.errors import UsageError
+from ecif.nearest import did_you_mean
+from ecif.policy.grammar import columns, parse
 from ecif.shards.tar import Limits
 from ecif.storage import Storage
 
@@ -98,7 +100,8 @@ class ModelSettings(_Group):
     @classmethod
     def _trainable(cls, value: str) -> str:
         if value not in ("heads", "all") and not re.fullmatch(r"last:[1-9]\d*", value):
-            raise ValueError(f"{value!r} is not one of 'heads', 'last:K' (K >= 1), 'all'")
+            hint = did_you_mean(value, ("heads", "all"))
+            raise ValueError(f"{value!r} is not one of 'heads', 'last:K' (K >= 1), 'all'.{hint}")
         return value
 
 
@@ -169,7 +172,8 @@ class MethodSettings(_Group):
         for name in value:
             if name not in detectors.OPTIONAL:
                 known = ", ".join(detectors.OPTIONAL)
-                raise ValueError(f"there is no column {name!r} to add; choose of {known}")
+                hint = did_you_mean(name, detectors.OPTIONAL)
+                raise ValueError(f"there is no column {name!r} to add; choose of {known}.{hint}")
         # Their order and repetition change nothing.
         return tuple(sorted(set(value)))
 
@@ -197,21 +201,45 @@ class MethodSettings(_Group):
         return self.min_batch if self.min_batch is not None else max(2, self.batch_size // 4)
 
 
+CUTS = ("drop", "drop_count", "keep", "keep_count", "threshold")
+"""Settings that say how many pairs go; at most one is given."""
+
+
 class PolicySettings(_Group):
-    """What to drop. Without a policy nothing is dropped."""
+    """What to drop (docs/policies.md). Without a policy nothing is dropped."""
 
     detector: str = Field("clip_score", description="score column that decides")
+    rank_by: str = Field(
+        "", description="rank by this expression over columns instead of --detector; the lowest values go first"
+    )
     drop: Decimal | None = Field(None, description="drop exactly this fraction of the scored pairs, worst first")
     drop_count: int | None = Field(None, ge=0, description="drop exactly this many pairs, worst first")
+    keep: Decimal | None = Field(None, description="keep exactly this fraction of the scored pairs, the best ones")
+    keep_count: int | None = Field(None, ge=0, description="keep exactly this many scored pairs, the best ones")
     threshold: float | None = Field(None, description="drop the pairs whose score is worse than this value")
+    where: str = Field(
+        "", description="drop only pairs for which this expression over columns is true; alone: all of them"
+    )
+    by: str = Field(
+        "", description="the fraction or number holds in each group: a column of the tables beside the shards, or shard"
+    )
+    dedup: str = Field(
+        "", description="of pairs with the same value in this column only the best stays: a digest of the image"
+    )
+    control: int | None = Field(
+        None, ge=0, description="drop as many pairs as the policy would, but at random, with this seed"
+    )
     dropped: Literal["drop", "quarantine"] = Field(
         "drop", description="pairs that the policy drops: only a row in the ledger, or moved to quarantine shards, too"
     )
     unscored: Literal["keep", "drop", "quarantine"] = Field("keep", description="pairs that could not be scored")
     denylist: str = Field("", description="file of keys, uids, URLs or sha256 sums that go whatever their score")
     allowlist: str = Field("", description="file of the same form: pairs that stay whatever their score")
+    overrides: str = Field(
+        "", description="file of a review: pairs to drop or keep whatever the policy says (CSV, JSON)"
+    )
 
-    @field_validator("drop")
+    @field_validator("drop", "keep")
     @classmethod
     def _fraction(cls, value: Decimal | None) -> Decimal | None:
         if value is not None and not (value.is_finite() and 0 <= value <= 1):
@@ -226,17 +254,39 @@ class PolicySettings(_Group):
             raise ValueError("a threshold is a number, not NaN")
         return value
 
+    @field_validator("where", "rank_by", "by", "dedup")
+    @classmethod
+    def _trimmed(cls, value: str) -> str:
+        return value.strip()
+
     @model_validator(mode="after")
     def _one_policy(self) -> Self:
-        given = [name for name in ("drop", "drop_count", "threshold") if getattr(self, name) is not None]
+        given = [name for name in CUTS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one policy, not {' and '.join('--' + g.replace('_', '-') for g in given)}")
+        if self.control is not None and not given and not self.where:
+            raise ValueError("--control drops as many pairs at random as a policy would: give --drop or another one")
+        if self.rank_by and not given and not self.dedup:
+            raise ValueError("--rank-by ranks pairs for a cut: give --drop, --keep, --threshold or a number, too")
+        if self.by and not given and not self.where:
+            raise ValueError("--by divides a policy among groups: give --drop, --keep or another one, too")
         return self
+
+    @property
+    def columns_used(self) -> frozenset[str]:
+        """Columns that decide: of the score tables, or of those beside the shards."""
+        ranked = columns(parse(self.rank_by, "--rank-by")) if self.rank_by else frozenset((self.detector,))
+        return ranked | (columns(parse(self.where, "--where")) if self.where else frozenset())
+
+    @property
+    def cut(self) -> str | None:
+        """Which of `CUTS` is given."""
+        return next((name for name in CUTS if getattr(self, name) is not None), None)
 
     @property
     def has_policy(self) -> bool:
         """Whether anything is to be decided at all."""
-        return self.drop is not None or self.drop_count is not None or self.threshold is not None or bool(self.denylist)
+        return self.cut is not None or bool(self.where or self.dedup or self.denylist or self.overrides)
 
 
 class WriteSettings(_Group):
@@ -249,6 +299,10 @@ class WriteSettings(_Group):
         None, ge=1, description="pack the survivors into new shards of this many samples [default: one to one]"
     )
 
+    guard: Literal["on", "off"] = Field(
+        "on", description="stop before writing when a shard or a group loses far more than the rest, or go on"
+    )
+
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         if self.repack is not None and self.write == "columns":
@@ -256,7 +310,20 @@ class WriteSettings(_Group):
         return self
 
 
-class ScoreSettings(StorageSettings, FailureSettings, SampleSettings, ModelSettings, DeviceSettings, MethodSettings):
+class CanarySettings(_Group):
+    """Wrong captions that are planted in memory while a shard is scored; the scores of its pairs stay as they are."""
+
+    canaries: float = Field(
+        0.05,
+        ge=0,
+        le=0.5,
+        description="share of the pairs that lend their image to a wrong caption, to measure what scores find; 0: none",
+    )
+
+
+class ScoreSettings(
+    StorageSettings, FailureSettings, SampleSettings, ModelSettings, DeviceSettings, MethodSettings, CanarySettings
+):
     """What `fit` and `score` take."""
 
     out: str = Field("", description="where results go: a directory or an object-storage prefix")
@@ -299,8 +366,9 @@ class Settings(ScoreSettings, PolicySettings, WriteSettings, OrchestrationSettin
 
     @model_validator(mode="after")
     def _deciding_column(self) -> Self:
-        if self.detector in detectors.OPTIONAL and self.detector not in self.columns:
-            raise ValueError(f"--detector {self.detector} decides by a column that is not computed: add --columns too")
+        for name in sorted(self.columns_used & set(detectors.OPTIONAL) - set(self.columns)):
+            given = f"--detector {name}" if name == self.detector else "an expression"
+            raise ValueError(f"{given} decides by a column that is not computed: add --columns {name} too")
         return self
 
     @model_validator(mode="after")
@@ -334,7 +402,8 @@ def merge(given: G, config: Path | None) -> G:
         raise UsageError(f"{config}: settings are 'name: value' lines, not a {type(loaded).__name__}")
     values = {str(name).replace("-", "_"): value for name, value in loaded.items()}
     if unknown := sorted(set(values) - set(Settings.model_fields) - {"sources"}):
-        raise UsageError(f"{config}: unknown setting {', '.join(unknown)}")
+        hint = did_you_mean(unknown[0], Settings.model_fields)
+        raise UsageError(f"{config}: unknown setting {', '.join(unknown)}.{hint}")
     fields = type(given).model_fields
     values = {name: value for name, value in values.items() if name in fields}
     explicit = {name: getattr(given, name) for name in given.model_fields_set}
@@ -358,7 +427,11 @@ def explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         name = "--" + str(item["loc"][0]).replace("_", "-") if item["loc"] else ""
-        lines.append(f"{name}: {item['msg'].removeprefix('Value error, ')}".removeprefix(": "))
+        line = f"{name}: {item['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+        if item["type"] == "literal_error":
+            choices = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+            line += f", not {item['input']!r}.{did_you_mean(item['input'], choices)}"
+        lines.append(line)
     return "; ".join(lines)
 
 

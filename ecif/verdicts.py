@@ -1,8 +1,9 @@
 """What happens to each sample, and why: the policy's cut, the rule for unscored samples, and the lists, in one place.
 
 A verdict follows from a row of the score table, the decision and its lists; entries by URL or image digest need the
-sample's members as well. Every stage that writes or proves asks here. The denylist goes before the allowlist, and both
-go before the policy and the rule for unscored samples; the exact number that a policy drops is counted without lists.
+sample's members as well. Every stage that writes or proves asks here. The denylist goes before the allowlist, that
+before the overrides of a review, and all of them before the policy and the rule for unscored samples; the exact number
+that a policy drops is counted without lists.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ecif.detectors import facts
 from ecif.errors import InputError
 from ecif.interop import aliases
 from ecif.inventory import Shard
 from ecif.layout import Layout
 from ecif.lists import BY_CONTENT, KINDS, NO_LISTS, Listed, Lists
 from ecif.manifest import FileMark
-from ecif.selection import Decision, dropped_mask, ranks
+from ecif.policy.decision import Decision
+from ecif.policy.tables import joined
+from ecif.selection import IDENTITY, dropped_mask, ranks
 from ecif.shards import decode
 from ecif.shards.decode import OK
 from ecif.shards.sidecars import Row
@@ -34,12 +36,16 @@ KEEP, DROP, QUARANTINE = "keep", "drop", "quarantine"
 MERGED = "unscored:duplicate_key"
 DENIED = "denied:"
 """Begins the reason of a sample that the denylist names; the kind of the entry follows."""
+DUPLICATE = "duplicate"
+"""The reason of a sample that has a better equal."""
+OVERRIDE = "override"
+"""The reason of a sample that a review sent away."""
 
 
 def read_scores(
     shard: Shard, decision: Decision, layout: Layout, storage: Storage, mark: FileMark | None = None
 ) -> tuple[pl.DataFrame, FileMark]:
-    """The score table of a shard with the columns that a decision needs, rows in the order of the tar.
+    """The score table of a shard with the columns that a decision looks at, rows in the order of the tar.
 
     Args:
         mark: what the file has to be, where a manifest says so.
@@ -52,7 +58,7 @@ def read_scores(
         MissingFileError: there is none.
     """
     url = layout.scores(decision.score_key, shard.name)
-    columns = ["uid", "key", "shard", "index", "status", facts(decision.detector).column]
+    columns = list(dict.fromkeys((*IDENTITY, *decision.rule.columns)))
     data = storage.read_bytes(url)
     found = FileMark(len(data), hashlib.sha256(data).hexdigest())
     if mark is not None and mark != found:
@@ -63,7 +69,7 @@ def read_scores(
         raise InputError(f"not a table with the columns {', '.join(columns)}: {error}", url=url) from error
     if table["index"].to_list() != list(range(table.height)) or (table["shard"] != shard.name).any():
         raise InputError(f"these are not the scores of shard {shard.name}; score it again into a new --out", url=url)
-    return table, found
+    return joined(table, shard.parquet, decision.rule, storage), found
 
 
 def judge(scores: pl.DataFrame, decision: Decision, lists: Lists = NO_LISTS) -> pl.DataFrame:
@@ -79,7 +85,6 @@ def judge(scores: pl.DataFrame, decision: Decision, lists: Lists = NO_LISTS) -> 
     policy = dropped_mask(scores, decision)
     ok = pl.col("status") == OK
     unscored = ~ok & (decision.unscored != KEEP)
-    score = pl.col(facts(decision.detector).column).cast(pl.Float32)
     reason = pl.when(policy).then(pl.lit("policy")).when(unscored).then("unscored:" + pl.col("status"))
     action = (
         pl.when(policy).then(pl.lit(decision.dropped)).when(~ok).then(pl.lit(decision.unscored)).otherwise(pl.lit(KEEP))
@@ -90,16 +95,41 @@ def judge(scores: pl.DataFrame, decision: Decision, lists: Lists = NO_LISTS) -> 
         "index",
         reason=reason,
         action=action,
-        detector=pl.lit(decision.detector),
-        score=pl.when(ok).then(score),
+        detector=pl.lit(decision.rule.title),
+        score=pl.when(ok).then(decision.rule.values(scores)),
         rank=ranks(scores, decision),
     )
-    denied, allowed = _named(lists.deny, scores), _named(lists.allow, scores) != ""
-    listed = pl.Series("denied", denied, dtype=pl.String)
-    spared = pl.Series("allowed", allowed, dtype=pl.Boolean)
+    if (places := lists.duplicates.get(scores["shard"][0]) if scores.height else None) is not None:
+        same = pl.Series(np.isin(scores["index"].to_numpy(), places)) & (verdicts["action"] == KEEP)
+        verdicts = verdicts.with_columns(
+            reason=pl.when(same).then(pl.lit(DUPLICATE)).otherwise(pl.col("reason")),
+            action=pl.when(same).then(pl.lit(decision.dropped)).otherwise(pl.col("action")),
+        )
+    if not any((lists.deny, lists.allow, lists.drop, lists.keep)):
+        return _without_merged(verdicts)
+    listed = pl.Series("denied", _named(lists.deny, scores), dtype=pl.String)
+    stay, go, again = (
+        pl.Series(_named(given, scores) != "", dtype=pl.Boolean) for given in (lists.allow, lists.drop, lists.keep)
+    )
+    spared = stay | (again & ~go)
     verdicts = verdicts.with_columns(
-        reason=pl.when(listed != "").then(DENIED + listed).when(~spared).then(pl.col("reason")),
-        action=pl.when(listed != "").then(pl.lit(DROP)).when(spared).then(pl.lit(KEEP)).otherwise(pl.col("action")),
+        reason=pl.when(listed != "")
+        .then(DENIED + listed)
+        .when(stay)
+        .then(None)
+        .when(go)
+        .then(pl.lit(OVERRIDE))
+        .when(~spared)
+        .then(pl.col("reason")),
+        action=pl.when(listed != "")
+        .then(pl.lit(DROP))
+        .when(stay)
+        .then(pl.lit(KEEP))
+        .when(go)
+        .then(pl.lit(decision.dropped))
+        .when(spared)
+        .then(pl.lit(KEEP))
+        .otherwise(pl.col("action")),
     )
     return _without_merged(verdicts)
 

@@ -104,10 +104,10 @@ def scores(decision: Decision | None, numbers: Numbers) -> str:
     if drawing is not None:
         data = base64.b64encode(figures.alone(drawing, figures.WIDE).encode()).decode()
         lines += [f"![histogram of the deciding score](data:image/svg+xml;base64,{data})", ""]
-    if decision is not None and decision.threshold is not None:
+    if decision is not None and decision.line is not None:
         worse = "above" if decision.higher_is_worse else "below"
         lines += [
-            f"Cut: {number(decision.threshold, 6)}; pairs {worse} it are dropped, {integer(numbers.cut)} in all.",
+            f"Cut: {number(decision.line, 6)}; pairs {worse} it are dropped, {integer(numbers.cut)} in all.",
             "",
         ]
     heads = ["score", "lowest", *(f"{q:.0%}".replace("50%", "median") for q in QUANTILES), "highest"]

@@ -22,7 +22,7 @@ from ecif.report.gather import Numbers, gather
 from ecif.run import Run, open_run
 from ecif.selection import Decision
 from ecif.settings import Settings
-from ecif.stages import fit, score
+from ecif.stages import fit, outcome, score
 from ecif.stages.loop import bear
 from ecif.stages.plan import decision_key, freeze_lists, load_decision, mark_applied, plan
 from ecif.stages.write import to_pack
@@ -150,6 +150,7 @@ class Stages:
                     self.progress.note("the cut waits for a run over the whole corpus: this one has a prefix")
                     return None
             decision = plan(layout, storage, self.settings, run.score_key, set_aside=set(self.failed))
+            outcome.check(layout, storage, decision, self.settings.guard, self.progress)
             mark_applied(layout, storage, decision, self.settings)
             self.job = replace(self.job, decision_key=decision.key)
             return decision

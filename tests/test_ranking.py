@@ -12,14 +12,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ecif import ranking
-from ecif.detectors import Facts, facts
+from ecif.policy.rule import Rule
+from ecif.policy.tables import Tables
 from ecif.radix import image
 from ecif.ranking import Ranking
 from ecif.scores import IDENTITY
 from ecif.storage import Storage
 from tests.scored import PLENTY, Counting, Row, corpora, room, rooms, sorted_rows, table, write
 
-FACT = facts("influence")
+RULE = Rule("influence", False)
 TIED = 2_000
 
 
@@ -30,17 +31,17 @@ def test_the_kth_worst_is_the_kth_of_all_sorted(
 ) -> None:
     """Whatever may be held: scores, lower bits, identities."""
     frames = {f"{i:02d}": table(f"{i:02d}", content) for i, content in enumerate(corpus)}
-    fact = Facts("influence", higher_is_worse, "", "")
+    rule = Rule("influence", higher_is_worse)
     sign = -1 if higher_is_worse else 1
     expected = sorted_rows(frames, sign)
     assume(expected)
     k = data.draw(st.integers(1, len(expected)))
     with tempfile.TemporaryDirectory() as folder, room(*held, ties):
-        found = Ranking.read(Storage(), write(Path(folder), frames), fact)
+        found = Ranking.read(Tables(Storage(), write(Path(folder), frames)), rule)
         last = expected[k - 1]
-        assert found.worst(k) == (last["influence"], tuple(last[name] for name in IDENTITY))
+        assert found.worst([k]) == [(last["influence"], tuple(last[name] for name in IDENTITY))]
         worse = [row for row in expected if sign * row["influence"] < sign * last["influence"]]
-        assert found.count_worse(last["influence"]) == len(worse)
+        assert found.count_worse(last["influence"]).tolist() == [len(worse)]
     assert (found.n_ok, found.n_rows) == (len(expected), sum(map(len, corpus)))
 
 
@@ -57,7 +58,9 @@ def test_a_table_is_read_again_only_for_what_is_not_known(
     storage = Counting()
     with tempfile.TemporaryDirectory() as folder, room(PLENTY if fits else 0, PLENTY):
         scores = write(Path(folder), frames)
-        level, _ = Ranking.read(storage, scores, FACT).worst(k)
+        (found,) = Ranking.read(Tables(storage, scores), RULE).worst([k])
+    assert found
+    level = found[0]
     values = {name: frame["influence"].drop_nulls().to_list() for name, frame in frames.items()}
     assert storage.times(scores) == {
         name: 1 + (bool(found) and not fits) + (level in found) for name, found in values.items()
@@ -92,7 +95,9 @@ def test_how_often_each_table_is_read(tmp_path: Path, held: tuple[int, int, int]
     scores = write(tmp_path, {name: table(name, content) for name, content in MIXED.items()})
     storage = Counting()
     with room(*held):
-        level, tie = Ranking.read(storage, scores, FACT).worst(2)
+        (found,) = Ranking.read(Tables(storage, scores), RULE).worst([2])
+    assert found
+    level, tie = found
     assert (level, tie[0]) == (TIE, "b")
     assert tuple(storage.times(scores).values()) == reads
 
@@ -102,15 +107,15 @@ def test_counting_up_to_a_threshold_reads_what_is_not_held(tmp_path: Path, value
     scores = write(tmp_path, {name: table(name, MIXED[name]) for name in ("close", "one", "other")})
     storage = Counting()
     with room(values, PLENTY):
-        assert Ranking.read(storage, scores, FACT).count_worse(0.6) == 4
+        assert Ranking.read(Tables(storage, scores), RULE).count_worse(0.6).tolist() == [4]
     assert set(storage.times(scores).values()) == {reads}
 
 
 def test_what_is_held_has_bounds(tmp_path: Path) -> None:
     frames = {f"{i:02d}": table(f"{i:02d}", [(str(j), float(j)) for j in range(30)]) for i in range(9)}
     with room(100, PLENTY):
-        held = Ranking.read(Storage(), write(tmp_path, frames), FACT).held
-    assert {name: values.size for name, values in held.items()} == {"00": 30, "01": 30, "02": 30}
+        held = Ranking.read(Tables(Storage(), write(tmp_path, frames)), RULE).held
+    assert {name: values.size for name, (values, _) in held.items()} == {"00": 30, "01": 30, "02": 30}
 
 
 @settings(max_examples=25, deadline=None)
@@ -124,8 +129,9 @@ def test_ties_are_settled_in_bounded_memory(
     assume(expected)
     k = data.draw(st.integers(1, len(expected)))
     with tempfile.TemporaryDirectory() as folder, room(*held, ties):
-        _, tie = Ranking.read(Storage(), write(Path(folder), frames), FACT).worst(k)
-    assert tie == tuple(expected[k - 1][name] for name in IDENTITY)
+        (found,) = Ranking.read(Tables(Storage(), write(Path(folder), frames)), RULE).worst([k])
+    assert found
+    assert found[1] == tuple(expected[k - 1][name] for name in IDENTITY)
 
 
 def test_narrowing_never_holds_more_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +147,9 @@ def test_narrowing_never_holds_more_than_it_may(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(ranking, "TIES_HELD", 50)
     monkeypatch.setattr(ranking, "sorted", sorting, raising=False)
-    threshold, tie = Ranking.read(Storage(), scores, FACT).worst(600)
+    (found,) = Ranking.read(Tables(Storage(), scores), RULE).worst([600])
+    assert found
+    threshold, tie = found
     assert threshold == 0
     assert tie[0] == f"{'0' * 20}{599:04d}"
     assert max(sizes) <= 100

@@ -21,7 +21,7 @@ from ecif.settings import PolicySettings
 from ecif.storage import Storage
 from tests.scored import Row, corpora, few, room, rooms, rows, sorted_rows, table, write
 
-NAMES = {"key": "d", "score_key": "s", "fit_key": "f"}
+NAMES: Any = {"key": "d", "score_key": "s", "fit_key": "f"}
 
 fractions = st.decimals(0, 1, places=3) | st.sampled_from([Decimal(0), Decimal(1), Decimal("0.5")])
 

@@ -20,7 +20,8 @@ from ecif.inventory import Shard
 from ecif.layout import Layout
 from ecif.lists import Lists
 from ecif.manifest import FileMark, Manifest
-from ecif.selection import Decision
+from ecif.policy.decision import Decision
+from ecif.policy.tables import joined
 from ecif.shards import sidecars
 from ecif.shards.decode import OK
 from ecif.shards.samples import Sample, group
@@ -135,7 +136,8 @@ def expected(
     gone, denied, of_allowlist = None, 0, 0
     if decision is not None:
         chosen = lists.read(decision, layout, storage)
-        verdicts = judge(scores, decision, chosen)
+        looked_at = joined(scores, shard.parquet, decision.rule, storage)
+        verdicts = judge(looked_at, decision, chosen)
         if chosen.by_content:
             verdicts = _looked_into(verdicts, chosen, shard, storage, limits)
         added = added.with_columns(verdicts["action"], verdicts["reason"])
@@ -143,7 +145,7 @@ def expected(
         rows = verdicts.filter(pl.col("action") != KEEP)
         gone = ledger.write(rows.with_columns(sha256=pl.lit(None, pl.String)))
         denied = int(rows["reason"].str.starts_with(DENIED).sum())
-        of_allowlist = spared(scores, decision, verdicts)
+        of_allowlist = spared(looked_at, decision, verdicts)
     table = _joined(shard, scores, added.rename(lambda name: PREFIX + name), storage)
     buffer = io.BytesIO()
     table.write_parquet(buffer)

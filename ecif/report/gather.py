@@ -20,11 +20,12 @@ from ecif import detectors, rollup
 from ecif.errors import MissingFileError
 from ecif.inventory import Inventory
 from ecif.layout import Layout
+from ecif.policy.decision import Decision
+from ecif.policy.rule import Rule
+from ecif.policy.tables import Tables, beside_of
 from ecif.progress import Progress
 from ecif.report.distribution import Histogram, Sketch, axis_range, bar_edges, count_bars, mirrored
 from ecif.report.tally import SHOWN, Tally
-from ecif.scores import stream_scores
-from ecif.selection import Decision
 from ecif.stages.plan import score_meta
 from ecif.storage import Storage
 
@@ -117,12 +118,15 @@ def gather(
     Raises:
         InputError: one of them is broken.
     """
-    detector = detectors.facts(decision.detector if decision else "influence")
+    detector = detectors.facts(
+        decision.detector if decision and decision.detector in detectors.COLUMNS else "influence"
+    )
     numbers = Numbers(detector, len(inventory.shards), missing=inventory.missing)
     _meta(numbers, layout, storage, score_key)
     columns = dict.fromkeys((*detectors.NAMES, *numbers.settings.get("columns", ()), detector.column))
     empty = partial(Tally, score_key, (*columns,), detector, decision)
-    tally = _tally(layout, storage, inventory, score_key, empty, progress)
+    rule = decision.rule if decision else Rule(detector.name, detector.higher_is_worse)
+    tally = _tally(layout, storage, inventory, score_key, rule, empty, progress)
     _counts(numbers, tally)
     numbers.histogram = _histogram(numbers, tally, decision)
     known = pl.DataFrame({"shard": [shard.name for shard in inventory.shards]}, schema={"shard": pl.String})
@@ -160,18 +164,19 @@ def _tally(
     storage: Storage,
     inventory: Inventory,
     score_key: str,
+    rule: Rule,
     empty: Callable[[], Tally],
     progress: Progress,
 ) -> Tally:
     """All score tables of the inventory, those that an earlier run has read from what it left."""
-    files = _files(layout, storage, inventory, score_key)
+    files, beside = _files(layout, storage, inventory, score_key), beside_of(inventory.shards)
     tally = _kept(layout, storage, files, empty)
     new = files.join(tally.shards, on="shard", how="anti", maintain_order="left")
     progress.stage("report", len(new), "shards")
     for part in new.iter_slices(_AT_A_TIME):
         listed = {name: (size, etag) for name, size, etag in part.iter_rows()}
         urls = {name: layout.scores(score_key, name) for name in listed}
-        for name, table in stream_scores(storage, urls, tally.needs):
+        for name, table in Tables(storage, urls, beside).stream(rule, extra=tally.needs):
             tally.add(name, *listed[name], table, urls[name])
             progress.advance()
     progress.end()
@@ -232,7 +237,7 @@ def _histogram(numbers: Numbers, tally: Tally, decision: Decision | None) -> His
     if not sketch.count:
         return None
     low, high = axis_range(sketch, fact.column.endswith("influence"))
-    cut = decision.threshold if decision else None
+    cut = decision.line if decision else None
     if not fact.higher_is_worse:
         low, high, cut = -high, -low, None if cut is None else -cut
     edges = bar_edges(low, high, cut, max(tally.kept.shift, tally.dropped.shift))

@@ -79,7 +79,7 @@ def histogram(decision: Decision | None, numbers: Numbers, frame: figures.Frame)
         return None
     fact, sketch = numbers.detector, numbers.sketches[numbers.detector.column]
     worse = ("better", "worse") if fact.higher_is_worse else ("worse", "better")
-    cut = decision.threshold if decision else None
+    cut = decision.line if decision else None
     title = (
         f"Histogram of {fact.column} for {integer(sketch.count)} pairs: from {number(sketch.smallest)} to "
         f"{number(sketch.largest)}, median {number(sketch.quantile(0.5), 2)}"
@@ -154,6 +154,8 @@ def _policy(decision: Decision | None) -> list[tuple[str, str]]:
     if decision is None:
         return []
     cut = "none" if decision.threshold is None else number(decision.threshold, 8)
+    if decision.groups:
+        cut = f"one in each of {plural(len(decision.groups), 'group')}"
     if decision.tie is not None:
         cut += f"; of the pairs with exactly this score those up to uid {decision.tie[0]}, key {decision.tie[1]}"
     words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in decision.policy.items()]

@@ -99,7 +99,7 @@ class Tally:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The columns of a table to add."""
+        """The columns of a table to add; those that the decision's rule looks at come on top."""
         return (*IDENTITY, "status", *self.sketches)
 
     def add(self, shard: str, size: int, etag: str, table: pl.DataFrame, url: str) -> None:
@@ -114,8 +114,8 @@ class Tally:
         dropped = mask.to_numpy()[ok]
         self.kept.add(-worse[~dropped])
         self.dropped.add(-worse[dropped])
-        if self._decision is not None and self._decision.threshold is not None:
-            cut = -self._decision.threshold if fact.higher_is_worse else self._decision.threshold
+        if self._decision is not None and self._decision.line is not None:
+            cut = -self._decision.line if fact.higher_is_worse else self._decision.line
             self.level += int((worse[~dropped].astype(np.float64) == cut).sum())
         for column, sketch in self.sketches.items():
             other = table[column].cast(pl.Float32).fill_null(float("nan")).to_numpy()[ok]

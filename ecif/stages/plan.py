@@ -17,15 +17,17 @@ from typing import Any
 
 from ecif import detectors, inventory, keys, lists, selection
 from ecif.agreement import canonical, settle
+from ecif.calibration.learned import Model
 from ecif.errors import ConflictError, InputError, MissingFileError, UsageError
 from ecif.layout import Layout
+from ecif.policy import duplicates, overrides
+from ecif.policy.decision import Decision
+from ecif.policy.rule import Rule
+from ecif.policy.tables import Tables, beside_of
 from ecif.progress import Progress, Silent
-from ecif.selection import Decision
 from ecif.settings import PolicySettings, SampleSettings, WriteSettings, build
 from ecif.shards.tar import Limits
 from ecif.storage import Storage
-
-_LISTS = {"denylist": "deny", "allowlist": "allow"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,36 +66,39 @@ def plan(
         InputError: scores or an existing decision cannot be read.
     """
     if not policy.has_policy:
-        raise UsageError("a decision needs a policy: give --drop, --drop-count, --threshold or --denylist")
+        raise UsageError(selection.NEEDED)
     score_key = score_key or only_score_key(layout, storage)
     frozen = freeze_lists(policy, storage)
     key = decision_key(score_key, policy, frozen)
     url = layout.decision(key)
     if storage.exists(url):
         return load_decision(layout, storage, key)
-    names = [shard.name for shard in inventory.load(layout, storage).shards]
+    shards = inventory.load(layout, storage).shards
     scored = scored_shards(layout, storage, score_key)
-    if missing := [name for name in names if name not in scored and name not in set_aside]:
+    if missing := [shard.name for shard in shards if shard.name not in scored and shard.name not in set_aside]:
         raise UsageError(
-            f"{len(missing):,} of {len(names):,} shards have no scores {score_key} yet, the first is {missing[0]}; "
+            f"{len(missing):,} of {len(shards):,} shards have no scores {score_key} yet, the first is {missing[0]}; "
             "run score again, it does only what is missing"
         )
-    scores = {name: layout.scores(score_key, name) for name in names if name in scored}
+    scores = {shard.name: layout.scores(score_key, shard.name) for shard in shards if shard.name in scored}
     meta = score_meta(layout, storage, score_key)
-    if policy.detector in detectors.OPTIONAL and policy.detector not in meta["settings"].get("columns", ()):
-        raise UsageError(
-            f"--detector {policy.detector}: these scores have no such column; score again with --columns "
-            f"{policy.detector}"
-        )
+    _refuse_missing_columns(policy, meta["settings"].get("columns", ()))
     progress.stage("plan", 0, "shards")
     try:
-        decision = selection.choose(storage, scores, policy, key=key, score_key=score_key, fit_key=meta["fit_key"])
+        model, beside = _learned(layout, storage, policy, score_key, meta["settings"]), beside_of(shards)
+        decision = selection.choose(
+            storage, scores, policy, key=key, score_key=score_key, fit_key=meta["fit_key"], beside=beside, model=model
+        )
+        same = _duplicates(storage, scores, policy, beside, model)
         progress.advance(len(scores))
     finally:
         progress.end()
     for name, data in frozen.items():
-        storage.publish(layout.list_of(key, _LISTS[name]), data)
+        storage.publish(layout.list_of(key, lists.FILES[name]), data)
     digests: dict[str, Any] = {name: lists.digest(data) for name, data in frozen.items()}
+    if same is not None:
+        digests["duplicates"] = lists.digest(same)
+        storage.publish(layout.duplicates(key, digests["duplicates"]), same)
     decision = replace(decision, **digests)
     # Another writer, who saw another inventory, may have been first: what is frozen holds.
     stands = settle(url, canonical(decision.to_json()), storage)
@@ -101,13 +106,56 @@ def plan(
 
 
 def freeze_lists(policy: PolicySettings, storage: Storage) -> dict[str, bytes]:
-    """Denylist and allowlist in their normal form, by the name of their setting; only those that were given.
+    """The lists of a policy in their normal form, by the names of `lists.FILES`; only those that were given.
 
     Raises:
         InputError: a file is not a list. MissingFileError: it does not exist.
     """
-    given = {name: getattr(policy, name) for name in _LISTS}
-    return {name: lists.freeze(storage.read_bytes(url), url) for name, url in given.items() if url}
+    given = {name: getattr(policy, name) for name in ("denylist", "allowlist")}
+    frozen = {name: lists.freeze(storage.read_bytes(url), url) for name, url in given.items() if url}
+    if policy.overrides:
+        reviewed = overrides.read(storage.read_bytes(policy.overrides), policy.overrides)
+        frozen |= {f"override_{action}": data for action, data in reviewed.items()}
+    return frozen
+
+
+def _duplicates(
+    storage: Storage,
+    scores: Mapping[str, str],
+    policy: PolicySettings,
+    beside: Mapping[str, str],
+    model: Model | None,
+) -> bytes | None:
+    """The frozen pairs that have a better equal; None where that was not asked for."""
+    if not policy.dedup:
+        return None
+    worse = detectors.facts(policy.detector).higher_is_worse and not policy.rank_by
+    rule = Rule(policy.detector, worse, policy.rank_by, model=model)
+    return duplicates.find(Tables(storage, scores, beside), rule, policy.dedup)
+
+
+def _learned(
+    layout: Layout, storage: Storage, policy: PolicySettings, score_key: str, settings: Mapping[str, Any]
+) -> Model | None:
+    """The learned detector of these scores, where it decides; it is calibrated now if it has not been.
+
+    Raises:
+        UsageError: the scores were made without canaries.
+    """
+    if policy.detector != detectors.LEARNED or policy.rank_by:
+        return None
+    from ecif.calibration import state
+
+    share = float(settings.get("canaries", 0.0))
+    return state.calibrate(layout, storage, score_key, keys.canary_key(score_key, share)).model
+
+
+def _refuse_missing_columns(policy: PolicySettings, computed: Collection[str]) -> None:
+    """Refuse score columns that are computed on demand and were not."""
+    for column in sorted(policy.columns_used & set(detectors.OPTIONAL) - set(computed)):
+        option = "--detector" if column == policy.detector else "--where or --rank-by"
+        problem = f"{option} {column}: these scores have no such column; score again with --columns {column}"
+        raise UsageError(problem)
 
 
 def decision_key(score_key: str, policy: PolicySettings, frozen: Mapping[str, bytes]) -> str:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from ecif import keys
-from ecif.detectors import facts
 from ecif.errors import InputError, UsageError
+from ecif.policy.tables import beside_of, joined
 from ecif.run import Run
 from ecif.scores import stream_scores
 from ecif.selection import dropped_mask
@@ -64,7 +64,13 @@ def by_decision(run: Run, key: str | None) -> Removal:
             f"the decision {decision.key} was made from the scores {decision.score_key}, but these settings have "
             f"{run.score_key}; give the settings that the corpus was scored with"
         )
-    return _survey(run, lambda table: dropped_mask(table, decision), ("uid", facts(decision.detector).column))
+    rule, beside = decision.rule, beside_of(run.inventory.shards)
+
+    def members(table: pl.DataFrame) -> pl.Series:
+        url = beside.get(table["shard"][0]) if table.height else None
+        return dropped_mask(joined(table, url, rule, run.storage), decision)
+
+    return _survey(run, members, ("uid", *rule.columns))
 
 
 def by_names(run: Run, url: str) -> Removal:
