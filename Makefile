@@ -27,7 +27,7 @@ help:
 	@echo "make check             ruff and mypy"
 	@echo "make bench             throughput of scoring against plain embedding"
 	@echo "make bench-method      the tables of docs/method.md: the method against retraining (DATA=dir: real shards)"
-	@echo "make docs              rewrite the generated pages and check links and commands"
+	@echo "make docs              rewrite the generated pages, build the site into site/, check links and commands"
 	@echo "make install           only make .venv"
 	@echo "make clean             remove caches and what demo and bench wrote (.venv stays)"
 
@@ -75,10 +75,19 @@ bench-method: $(INSTALLED)
 	  $(BIN)/python -W ignore -m bench.method $$part --work bench-out/method $(if $(DATA),--data '$(DATA)') $(ARGS) || exit; \
 	done
 
-docs: $(INSTALLED)
+# Not a part of `make check`, which needs no more than .venv as `make install` leaves it. mkdocs counts no warning that
+# --quiet hides, so it may talk.
+docs: $(INSTALLED) .venv/.installed-docs
 	$(BIN)/python -m docs.generate
-	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
+	$(BIN)/python -W ignore -m docs.figures
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_site.py $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python -m docs.site site
+
+.venv/.installed-docs: $(INSTALLED)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
+	@touch $@
 
 clean:
-	rm -rf demo-out bench-out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo-out bench-out build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

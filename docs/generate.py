@@ -6,6 +6,8 @@ hand. `make docs` rewrites the parts in place, and a test fails when one of them
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,17 +17,19 @@ from typing import Any, get_args
 from cyclopts import App
 from pydantic_settings import BaseSettings
 
-from ecif import cli, errors, settings
+from ecif import api, cli, errors, results, settings
+from ecif.cli import examples
 from ecif.shards.decode import STATUSES
 
 DOCS = Path(__file__).resolve().parent
-PAGES = (DOCS / "cli.md", DOCS / "files.md")
+PAGES = (DOCS / "cli.md", DOCS / "files.md", DOCS / "python.md")
 
 # In the order of the data's way. A field belongs to the first group that has it.
 GROUPS: dict[type[BaseSettings], str] = {
     settings.SampleSettings: "Samples",
     settings.ModelSettings: "Model",
     settings.MethodSettings: "Method",
+    settings.CanarySettings: "Canaries",
     settings.PolicySettings: "Policy",
     settings.DeviceSettings: "Device",
     settings.WriteSettings: "Writing",
@@ -76,6 +80,7 @@ def arguments(command: App) -> Iterator[tuple[str, Any]]:
             yield max(names, key=len), argument
 
 
+@functools.cache
 def options() -> dict[str, Option]:
     """All options of all commands, by name. An option means the same wherever it is taken."""
     found: dict[str, Option] = {}
@@ -123,7 +128,7 @@ def command_table() -> str:
 
 def option_tables() -> str:
     """Options by group of settings, then those that are no settings."""
-    left = options()
+    left = dict(options())
     lines: list[str] = []
     seen: set[str] = set()
     for group, title in GROUPS.items():
@@ -149,11 +154,52 @@ def status_table() -> str:
     return "\n".join([*_table("status", "meaning"), *(_row(f"`{name}`", text) for name, text in STATUSES.items())])
 
 
+def example_list() -> str:
+    """The examples of all commands, as the help has them."""
+    parts = []
+    for name in commands():
+        block = "\n".join(f"    {line}" if line else "" for line in examples.lines(name).splitlines())
+        parts.append(f"`ecif {name}`:\n\n{block}")
+    return "\n\n".join(parts)
+
+
+# In the order of the data's way.
+_FUNCTIONS = (
+    "clean", "lint", "fit", "score", "load_scores", "calibrate", "plan", "diff", "apply", "verify", "report", "restore",
+    "export", "trace", "edit",
+)  # fmt: skip
+
+
+def function_table() -> str:
+    """The functions of the Python API."""
+    lines = _table("function", "returns", "what it does")
+    for name in _FUNCTIONS:
+        function = getattr(api, name)
+        place = next(iter(inspect.signature(function).parameters.values()))
+        given = f"*{place.name}" if place.kind is place.VAR_POSITIONAL else place.name
+        gives = str(function.__annotations__["return"]).removesuffix(" | Rehearsed")
+        lines.append(_row(f"`ecif.{name}({given}, **settings)`", f"`{gives}`", _sentence(function.__doc__)))
+    return "\n".join(lines)
+
+
+def result_table() -> str:
+    """What the functions return, with the fields."""
+    lines = _table("result", "fields")
+    for name, kind in vars(results).items():
+        if inspect.isclass(kind) and issubclass(kind, results.Result):
+            fields = ", ".join(f"`{field}`" for field in kind.__slots__)
+            lines.append(_row(f"`{name}`", fields if kind is results.Result else f"those of `Result`, and {fields}"))
+    return "\n".join(lines)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": command_table,
     "options": option_tables,
     "exit codes": exit_code_table,
     "statuses": status_table,
+    "examples": example_list,
+    "functions": function_table,
+    "results": result_table,
 }
 
 

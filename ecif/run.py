@@ -50,14 +50,17 @@ class Run:
         return found
 
 
-def open_run(sources: Sequence[str], settings: ScoreSettings) -> Run:
+def open_run(sources: Sequence[str], settings: ScoreSettings, storage: Storage | None = None) -> Run:
     """Expand the sources, append new shards to the inventory of the output, and compute the keys.
+
+    Args:
+        storage: another way to the files than that of the settings.
 
     Raises:
         UsageError, InputError: a URL is refused, a file is missing, a setting is lacking.
         ModelError: no model, or no weights, were named.
     """
-    storage = settings.storage()
+    storage = settings.storage() if storage is None else storage
     layout = Layout(storage.check(Layout(settings.out).root, write=True))
     if not settings.model or not settings.pretrained:
         raise ModelError("--model and --pretrained are needed: the influence of a pair is that on a trained model")

@@ -234,8 +234,8 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, caps
 def test_help_lists_every_command_in_the_order_of_the_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
-    names = ["demo", "clean", "lint", "fit", "score", "plan", "apply", "verify", "report", "restore", "export"]
-    names += ["trace", "edit", "watch", "notify", "poll", "doctor"]
+    names = ["demo", "clean", "lint", "fit", "score", "calibrate", "plan", "diff", "apply"]
+    names += ["verify", "report", "restore", "export", "trace", "edit", "watch", "notify", "poll", "doctor"]
     assert [name for name in app if not name.startswith("-")] == names
     assert all(f" {name} " in text for name in names)
 

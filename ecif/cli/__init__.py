@@ -12,11 +12,25 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 from pydantic import ValidationError
 
 import ecif
-from ecif.cli import corpus, doctor, edit, export, lint, output, restore, trace, verify, watch
+from ecif.cli import (
+    calibrate,
+    corpus,
+    diff,
+    doctor,
+    edit,
+    examples,
+    export,
+    lint,
+    output,
+    restore,
+    trace,
+    verify,
+    watch,
+)
 from ecif.cli.answer import Answer, give, refuse
 from ecif.errors import EXIT_BUG, EXIT_OK, EXIT_REFUSED, EcifError, no_room
 from ecif.settings import explain
@@ -38,7 +52,9 @@ _COMMANDS: tuple[Callable[..., Answer], ...] = (
     lint.lint,
     corpus.fit,
     corpus.score,
+    calibrate.calibrate,
     output.plan,
+    diff.diff,
     output.apply,
     verify.verify,
     output.report,
@@ -52,7 +68,11 @@ _COMMANDS: tuple[Callable[..., Answer], ...] = (
     doctor.doctor,
 )
 for _place, _command in enumerate(_COMMANDS):
-    app.command(_command, sort_key=_place)
+    app.command(_command, sort_key=_place, help_epilogue=examples.epilogue(_command.__name__))
+# It writes one file and leaves the start-up files of the shell alone: these are their owner's.
+app.register_install_completion_command(
+    help="Write the completion of commands, options and values for this shell: bash, zsh or fish.", add_to_startup=False
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,6 +97,7 @@ def run(arguments: Sequence[str]) -> int:
     except CycloptsError as error:
         cause = error.__cause__
         message = explain(cause) if isinstance(cause, ValidationError) else str(error)
+        message += _elsewhere(error)
         return refuse(_safe(message, typed), EXIT_REFUSED, as_json)
     except KeyboardInterrupt:
         return refuse("interrupted; the same command again goes on where this one was", EXIT_INTERRUPTED, as_json)
@@ -87,6 +108,19 @@ def run(arguments: Sequence[str]) -> int:
         return refuse(_safe(f"unexpected {type(error).__name__}: {error}", typed), EXIT_BUG, as_json)
     # Help and version print themselves.
     return give(answer, as_json) if isinstance(answer, Answer) else EXIT_OK
+
+
+def _elsewhere(error: CycloptsError) -> str:
+    """Which commands have the option that this one does not have."""
+    if not isinstance(error, UnknownOptionError):
+        return ""
+    option = (error.token.keyword or error.token.value).partition("=")[0]
+    takers = [
+        name
+        for name in app
+        if not name.startswith("-") and any(option in one.names for one in app[name].assemble_argument_collection())
+    ]
+    return f" {option} is an option of {', '.join(takers)}." if takers else ""
 
 
 def _storage_options(arguments: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ With `--json` stdout holds exactly one JSON document, also after a failure.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -44,9 +45,13 @@ def give(answer: Answer, as_json: bool) -> int:
 
 
 def refuse(message: str, code: int, as_json: bool) -> int:
-    """Print an error as one line on stderr, red in a terminal; with `--json` also as a document on stdout."""
+    """Print an error as one line on stderr, red in a terminal; with `--json` also as a document on stdout.
+
+    Colours are left out where the environment asks for none (no-color.org), or the terminal has none.
+    """
     line = " ".join(message.split())
-    red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    red, plain = ("\x1b[31m", "\x1b[0m") if coloured else ("", "")
     print(f"{red}error:{plain} {line}", file=sys.stderr)
     if as_json:
         print(json.dumps({"error": line, "exit_code": code}, indent=1))

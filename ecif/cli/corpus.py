@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+import ecif
 from ecif import progress
+from ecif.cli import dry
 from ecif.cli.answer import Answer
-from ecif.cli.options import Usual, settings_of, sources_of, wants_json
+from ecif.cli.options import DryRun, Usual, settings_of, sources_of, wants_json
 from ecif.cli.text import failures, listed
 from ecif.errors import EXIT_OK, EXIT_SHARDS_FAILED
 from ecif.orchestration import orchestrator
@@ -19,6 +21,7 @@ from ecif.settings import ScoreSettings, Settings
 if TYPE_CHECKING:
     from ecif.logra import Projection
     from ecif.run import Run
+    from ecif.storage import Storage
 
 Sources = Annotated[
     str, Parameter(help="tars: brace ranges, globs, directories, lists of URLs (.txt), single files, or a::b of these")
@@ -32,9 +35,14 @@ def demo(
     ),
     pairs: Annotated[int, Parameter(help="pairs of the corpus")] = 6_000,
     seed: Annotated[int, Parameter(help="seed of every random choice")] = 0,
+    dry_run: DryRun = False,
     json: Annotated[bool, Parameter(help="print one JSON document on stdout")] = False,
 ) -> Answer:
     """Render, damage, clean and judge a small corpus: offline, on the CPU, in a few minutes."""
+    if dry_run:
+        what = f"renders {pairs:,} pairs, trains a model on them, cleans them, and judges what came out"
+        return dry.would([dry.Step("demo", what, where=f"{out}/")])
+
     from rich.console import Console
 
     from ecif.demo.run import print_outcome, run_demo
@@ -46,6 +54,7 @@ def demo(
 
 def clean(
     *sources: Sources,
+    dry_run: DryRun = False,
     settings: Annotated[Settings | None, Parameter(name="*")] = None,
     usual: Annotated[Usual | None, Parameter(name="*")] = None,
 ) -> Answer:
@@ -57,16 +66,36 @@ def clean(
     """
     chosen = settings_of(Settings, settings, usual)
     named = sources_of(sources, usual)
+    if dry_run:
+        return clean_dry(named, chosen)
     outcome = orchestrator("prefect")(named, chosen, progress.choose(wants_json(usual)))
     text = [outcome.headline()]
     text += [f"  failed: {item['shard']} ({item['stage']}): {item['reason']}" for item in outcome.failed]
     text += [f"shards: {outcome.out}"] if outcome.written else []
     text += [f"report: {outcome.report}"] if outcome.report else []
+    text += [_summary(outcome.score_key, outcome.decision_key, outcome.seconds)]
     return Answer("\n".join(text), outcome.to_json(), EXIT_SHARDS_FAILED if outcome.failed else EXIT_OK)
+
+
+def _summary(score_key: str, decision_key: str | None, seconds: Mapping[str, float]) -> str:
+    """Of what the lines above tell: versions and keys, which name the settings, and times; to be pasted with them."""
+    keys = [f"scores {score_key}"] if score_key else []
+    keys += [f"decision {decision_key}"] if decision_key else []
+    stages = ", ".join(f"{stage} {progress.clock(spent)}" for stage, spent in seconds.items() if round(spent))
+    total = progress.clock(sum(seconds.values()))
+    return f"ecif {ecif.__version__}, {', '.join([*keys, total])}" + (f" ({stages})" if stages else "")
+
+
+def clean_dry(named: Sequence[str], chosen: Settings) -> Answer:
+    """All stages; what the cut comes to is known when all shards have scores."""
+    with dry.rehearsal(chosen.storage()) as trial:
+        run = opened(named, chosen, progress.Silent(), trial)
+        return dry.would([*dry.fits(run), dry.scores(run), *dry.decided(run, chosen, trial)])
 
 
 def fit(
     *sources: Sources,
+    dry_run: DryRun = False,
     settings: Annotated[ScoreSettings | None, Parameter(name="*")] = None,
     usual: Annotated[Usual | None, Parameter(name="*")] = None,
 ) -> Answer:
@@ -80,6 +109,9 @@ def fit(
     from ecif.stages.engine import load_engine
 
     show = progress.choose(wants_json(usual))
+    if dry_run:
+        with dry.rehearsal(chosen.storage()) as trial:
+            return dry.would(dry.fits(opened(named, chosen, show, trial)))
     run = opened(named, chosen, show)
     value: dict[str, Any] = {"fit_key": run.fit_key, "direction": run.layout.direction(run.fit_key), "failed": []}
     waiting = [one for one in (run, *run.other_fits().values()) if not stage.is_done(one)]
@@ -122,6 +154,7 @@ def _fitted(facts: dict[str, Any]) -> str:
 
 def score(
     *sources: Sources,
+    dry_run: DryRun = False,
     settings: Annotated[ScoreSettings | None, Parameter(name="*")] = None,
     usual: Annotated[Usual | None, Parameter(name="*")] = None,
 ) -> Answer:
@@ -134,6 +167,9 @@ def score(
     from ecif.stages.engine import load_engine
 
     show = progress.choose(wants_json(usual))
+    if dry_run:
+        with dry.rehearsal(chosen.storage()) as trial:
+            return dry.would([dry.scores(opened(named, chosen, show, trial))])
     run = opened(named, chosen, show)
     done = stage.done(run)
     todo = [shard for shard in run.inventory.shards if shard.name not in done]
@@ -169,11 +205,11 @@ def score(
     return Answer(f"{text}\n{listed(failed)}".rstrip(), value, code)
 
 
-def opened(named: Sequence[str], chosen: ScoreSettings, show: progress.Progress) -> Run:
+def opened(named: Sequence[str], chosen: ScoreSettings, show: progress.Progress, storage: Storage | None = None) -> Run:
     """The run of these sources and settings; gaps in the ranges are said."""
     from ecif.run import open_run
 
-    run = open_run(named, chosen)
+    run = open_run(named, chosen, storage)
     if missing := run.inventory.missing:
         show.note(f"{len(missing):,} shards of the ranges are missing, the first is {missing[0]}; the others are used")
     return run

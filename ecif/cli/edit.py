@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from ecif import progress
+from ecif.cli import dry
 from ecif.cli.answer import Answer
 from ecif.cli.corpus import Sources, opened
-from ecif.cli.options import Usual, settings_of, sources_of, wants_json
+from ecif.cli.options import DryRun, Usual, settings_of, sources_of, wants_json
 from ecif.cli.output import DecisionKey
 from ecif.cli.text import failures, listed
 from ecif.errors import EXIT_SHARDS_FAILED, UsageError
 from ecif.settings import ScoreSettings
+
+if TYPE_CHECKING:
+    from ecif.run import Run
+    from ecif.stages.removal import Removal
 
 
 def edit(
@@ -24,6 +29,7 @@ def edit(
         str | None, Parameter(help="a file that lists what to remove, one uid or shard/key per line")
     ] = None,
     decision: DecisionKey = None,
+    dry_run: DryRun = False,
     settings: Annotated[ScoreSettings | None, Parameter(name="*")] = None,
     usual: Annotated[Usual | None, Parameter(name="*")] = None,
 ) -> Answer:
@@ -35,12 +41,15 @@ def edit(
 
     from ecif.inventory import Shard
     from ecif.stages import edit as stage
-    from ecif.stages import fitted, loop, removal
+    from ecif.stages import fitted, loop
     from ecif.stages.engine import load_engine
 
     show = progress.choose(wants_json(usual))
+    if dry_run:
+        with dry.rehearsal(chosen.storage()) as trial:
+            return _dry(opened(named, chosen, show, trial), weights, remove, decision)
     run = opened(named, chosen, show)
-    gone = removal.by_names(run, remove) if remove is not None else removal.by_decision(run, decision)
+    gone = _gone(run, remove, decision)
     outcome = stage.written(run, gone, weights)
     if outcome is None:
         engine = load_engine(chosen, say=show.note)
@@ -61,6 +70,25 @@ def edit(
     value: dict[str, Any] = {"weights": weights, **asdict(outcome), "actual": outcome.actual, "failed": []}
     value["doubts"] = list(outcome.doubts)
     return Answer(_text(outcome, weights), value)
+
+
+def _gone(run: Run, remove: str | None, decision: str | None) -> Removal:
+    from ecif.stages import removal
+
+    return removal.by_names(run, remove) if remove is not None else removal.by_decision(run, decision)
+
+
+def _dry(run: Run, weights: str, remove: str | None, decision: str | None) -> Answer:
+    from ecif.stages import edit as stage
+
+    gone = _gone(run, remove, decision)
+    if stage.written(run, gone, weights) is not None:
+        return dry.would([dry.Step("edit", f"nothing, {weights} holds this edit")])
+    what = f"the step of the weights for {gone.pairs:,} pairs, on {run.settings.device}"
+    todo = stage.todo(run, gone)
+    return dry.would(
+        [dry.over("edit", what, todo, write_files=len(todo) + 1, where=f"{weights}, and parts of the sum")]
+    )
 
 
 def _text(outcome: Any, weights: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from ecif import progress
+from ecif.cli import dry
 from ecif.cli.answer import Answer
-from ecif.cli.options import Usual, place, settings_of, wants_json
+from ecif.cli.options import DryRun, Usual, place, settings_of, wants_json
 from ecif.cli.output import Out
 from ecif.cli.text import failures, listed
 from ecif.errors import EXIT_OK, EXIT_SHARDS_FAILED, InputError, UsageError
@@ -22,6 +24,17 @@ if TYPE_CHECKING:
     from ecif.progress import Progress
     from ecif.stages.loop import Failure
     from ecif.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What to write: files of uid lists by name, the directory of tables, the two indexes."""
+
+    lists: dict[str, str | None]
+    commonpool: str | None
+    sizes: bool
+    wids: bool
+    beside: bool
 
 
 def export(
@@ -46,6 +59,7 @@ def export(
     beside: Annotated[
         bool, Parameter(help="write these two beside the shards as well, where img2dataset's logger fails on them")
     ] = False,
+    dry_run: DryRun = False,
     settings: Annotated[StorageSettings | None, Parameter(name="*")] = None,
     usual: Annotated[Usual | None, Parameter(name="*")] = None,
 ) -> Answer:
@@ -56,31 +70,38 @@ def export(
         if file and not file.endswith(".npy"):
             raise UsageError(f"{option} {file}: a DataComp list is a .npy file; name it so")
     layout, storage = place(out, settings_of(StorageSettings, settings, usual))
+    show = progress.choose(wants_json(usual))
+    asked = Asked({"uids": uids, "dropped_uids": dropped_uids}, commonpool, sizes, wids, beside)
+    if dry_run:
+        with dry.rehearsal(storage) as trial:
+            return dry.rehearsed("export", _export(layout, trial, asked, show), trial, layout)
+    return _export(layout, storage, asked, show)
 
+
+def _export(layout: Layout, storage: Storage, asked: Asked, show: Progress) -> Answer:
     from ecif import inventory, manifest
     from ecif.interop import outcome
     from ecif.interop.loaders import write_index
 
-    show = progress.choose(wants_json(usual))
     shards = inventory.load(layout, storage).shards
     value: dict[str, Any] = {"out": layout.root, "shards": len(shards)}
     lines: list[str] = []
     failed: dict[str, Failure] = {}
-    if uids or dropped_uids:
-        value["uids"] = _lists(shards, layout, storage, {"uids": uids, "dropped_uids": dropped_uids}, failed, show)
+    if any(asked.lists.values()):
+        value["uids"] = _lists(shards, layout, storage, asked.lists, failed, show)
         lines.append(_about_lists(value["uids"]))
-    if commonpool:
-        value["commonpool"] = _tables(shards, layout, storage, commonpool, failed, show)
+    if asked.commonpool:
+        value["commonpool"] = _tables(shards, layout, storage, asked.commonpool, failed, show)
         lines.append("{rows:,} rows in {tables:,} tables: {dir}".format(**value["commonpool"]))
         if unknown := value["commonpool"]["unknown"]:
             lines.append(f"  nothing is known for {', '.join(unknown)}: the input has no such column")
-    if sizes or wids:
-        index = write_index(layout, storage, sizes=sizes, wids=wids, beside=beside)
+    if asked.sizes or asked.wids:
+        index = write_index(layout, storage, sizes=asked.sizes, wids=asked.wids, beside=asked.beside)
         value["index"] = {"tars": index.tars, "samples": index.samples, "files": list(index.files)}
         lines.append(f"{index.samples:,} samples in {index.tars:,} tars: {', '.join(index.files)}")
         done = manifest.done(layout, storage)
         failed |= {shard.name: outcome.unfinished(shard, layout) for shard in shards if shard.name not in done}
-    if beside:
+    if asked.beside:
         show.note("img2dataset reads every JSON file beside the shards as statistics: remove these before it runs here")
     value["failed"] = failures(failed.values())
     code = EXIT_SHARDS_FAILED if failed else EXIT_OK

@@ -16,6 +16,10 @@ from ecif.storage import Storage
 
 G = TypeVar("G", bound=StorageSettings)
 
+DryRun = Annotated[
+    bool, Parameter(help="say what would be read, computed and written, with counts and bytes, and do nothing of it")
+]
+
 
 class PlanSettings(StorageSettings, PolicySettings):
     """What `plan` takes."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from ecif import progress
+from ecif.cli import dry
 from ecif.cli.answer import Answer
-from ecif.cli.options import ApplySettings, PlanSettings, Usual, place, settings_of, wants_json
+from ecif.cli.options import ApplySettings, DryRun, PlanSettings, Usual, place, settings_of, wants_json
 from ecif.cli.text import failures, listed
 from ecif.errors import EXIT_OK, EXIT_SHARDS_FAILED
 from ecif.settings import StorageSettings
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ecif.shards.tar import Limits
     from ecif.stages.loop import Failure
     from ecif.storage import Storage
+    from ecif.storage.rehearsal import Rehearsal
 
 Out = Annotated[str, Parameter(help="the output of an earlier command: a directory or an object-storage prefix")]
 DecisionKey = Annotated[str | None, Parameter(help="which decision, when the output holds several")]
@@ -36,27 +39,40 @@ def plan(
     without: Annotated[
         tuple[str, ...], Parameter(help="decide without this shard, which could not be scored; may be repeated")
     ] = (),
+    dry_run: DryRun = False,
     settings: Annotated[PlanSettings | None, Parameter(name="*")] = None,
     usual: Annotated[Usual | None, Parameter(name="*")] = None,
 ) -> Answer:
     """Turn scores and a policy into a decision: the frozen cut that apply follows."""
     chosen = settings_of(PlanSettings, settings, usual)
     layout, storage = place(out, chosen)
+    show = progress.choose(wants_json(usual))
+    if dry_run:
+        with dry.rehearsal(storage) as trial:
+            return dry.rehearsed("plan", _plan(layout, trial, chosen, scores, without, show), trial, layout)
+    return _plan(layout, storage, chosen, scores, without, show)
 
+
+def _plan(
+    layout: Layout,
+    storage: Storage,
+    chosen: PlanSettings,
+    scores: str | None,
+    without: tuple[str, ...],
+    show: progress.Progress,
+) -> Answer:
+    from ecif.stages import outcome
     from ecif.stages import plan as stage
 
-    show = progress.choose(wants_json(usual))
     decision = stage.plan(layout, storage, chosen, scores, show, set_aside=without)
     if storage.exists(layout.applied()) and (held := stage.load_decision(layout, storage).key) != decision.key:
         show.note(
             f"this output holds the decision {held} already, and apply follows that one; another one needs a new --out"
         )
-    cut = "nothing" if decision.threshold is None else f"{decision.detector} beyond {decision.threshold:.6g}"
-    text = (
-        f"decision {decision.key}: drop {decision.n_dropped:,} of {decision.n_ok:,} scored pairs ({cut}), "
-        f"{decision.n_rows:,} pairs in {decision.shards:,} shards"
-    )
-    return Answer(text, {"decision": layout.decision(decision.key), **decision.to_json()})
+    comes_to = outcome.of(layout, storage, decision, show)
+    text = "\n".join((decision.headline(), *comes_to.lines()))
+    value = {"decision": layout.decision(decision.key), **decision.to_json(), "outcome": asdict(comes_to)}
+    return Answer(text, value)
 
 
 def apply(
@@ -64,27 +80,32 @@ def apply(
     /,
     *,
     decision: DecisionKey = None,
+    dry_run: DryRun = False,
     settings: Annotated[ApplySettings | None, Parameter(name="*")] = None,
     usual: Annotated[Usual | None, Parameter(name="*")] = None,
 ) -> Answer:
     """Write the shards without the pairs that the decision drops; every surviving byte as it was."""
     given = settings_of(ApplySettings, settings, usual)
     layout, storage = place(out, given)
+    if dry_run:
+        with dry.rehearsal(storage) as trial:
+            return _apply_dry(layout, trial, given, decision)
 
     from ecif import inventory, manifest
     from ecif.interop.loaders import write_index
-    from ecif.stages import loop
+    from ecif.stages import loop, outcome
     from ecif.stages import plan as stage
     from ecif.stages.write import write_shard
 
     chosen = stage.load_decision(layout, storage, decision)
+    show = progress.choose(wants_json(usual))
+    outcome.check(layout, storage, chosen, given.guard, show)
     stage.mark_applied(layout, storage, chosen, given)
     limits = stage.limits(layout, storage, chosen.score_key)
     scored = stage.scored_shards(layout, storage, chosen.score_key)
     done = manifest.done(layout, storage)
     shards = inventory.load(layout, storage).shards
     todo = [shard for shard in shards if shard.name in scored and shard.name not in done]
-    show = progress.choose(wants_json(usual))
     with progress.shown(show, "write", sum(shard.samples or 0 for shard in todo), "pairs"):
 
         def work(shard: inventory.Shard) -> manifest.Manifest:
@@ -125,6 +146,19 @@ def apply(
     return Answer(f"{text}\n{listed(value['failed'])}".rstrip(), value, code)
 
 
+def _apply_dry(layout: Layout, trial: Rehearsal, given: ApplySettings, key: str | None) -> Answer:
+    from ecif import inventory, manifest
+    from ecif.stages import outcome
+    from ecif.stages import plan as stage
+
+    chosen = stage.load_decision(layout, trial, key)
+    outcome.check(layout, trial, chosen, given.guard)
+    stage.mark_applied(layout, trial, chosen, given)  # refuses what apply would refuse
+    scored, done = stage.scored_shards(layout, trial, chosen.score_key), manifest.done(layout, trial)
+    todo = [one for one in inventory.load(layout, trial).shards if one.name in scored and one.name not in done]
+    return dry.would([dry.writing(todo, chosen, layout, given.write)])
+
+
 def _pack(
     decision: Decision,
     given: ApplySettings,
@@ -156,12 +190,22 @@ def report(
     *,
     scores: ScoreKey = None,
     decision: DecisionKey = None,
+    dry_run: DryRun = False,
     settings: Annotated[StorageSettings | None, Parameter(name="*")] = None,
     usual: Annotated[Usual | None, Parameter(name="*")] = None,
 ) -> Answer:
     """Make the report again: outcome, distribution of the score, the most harmful and the most valuable pairs."""
     layout, storage = place(out, settings_of(StorageSettings, settings, usual))
+    show = progress.choose(wants_json(usual))
+    if dry_run:
+        with dry.rehearsal(storage) as trial:
+            return dry.rehearsed("report", _report(layout, trial, scores, decision, show), trial, layout)
+    return _report(layout, storage, scores, decision, show)
 
+
+def _report(
+    layout: Layout, storage: Storage, scores: str | None, decision: str | None, show: progress.Progress
+) -> Answer:
     from ecif import inventory
     from ecif.report import build_report
     from ecif.stages import plan as stage
@@ -171,7 +215,6 @@ def report(
     if decision is not None or (scores is None and storage.list(layout.decisions(), ".json")):
         chosen = stage.load_decision(layout, storage, decision)
     key = chosen.score_key if chosen else scores or stage.only_score_key(layout, storage)
-    show = progress.choose(wants_json(usual))
     page = build_report(layout, storage, listing, chosen, key, progress=show)
     storage.publish(layout.report(), page, replace=True)
     value = {"report": layout.report(), "score_key": key, "decision_key": chosen.key if chosen else None}

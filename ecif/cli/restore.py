@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from ecif import progress
+from ecif.cli import dry
 from ecif.cli.answer import Answer
-from ecif.cli.options import Usual, place, settings_of, wants_json
+from ecif.cli.options import DryRun, Usual, place, settings_of, wants_json
 from ecif.cli.output import Out
 from ecif.cli.text import failures, listed
 from ecif.errors import EXIT_OK, EXIT_SHARDS_FAILED, UsageError
 from ecif.settings import StorageSettings
+
+if TYPE_CHECKING:
+    from ecif.layout import Layout
+    from ecif.storage import Storage
+    from ecif.storage.rehearsal import Rehearsal
 
 
 def restore(
@@ -30,6 +37,7 @@ def restore(
     ] = (),
     everything: Annotated[bool, Parameter(name="--all", help="all samples that went")] = False,
     denied: Annotated[bool, Parameter(help="also samples that the denylist names")] = False,
+    dry_run: DryRun = False,
     settings: Annotated[StorageSettings | None, Parameter(name="*")] = None,
     usual: Annotated[Usual | None, Parameter(name="*")] = None,
 ) -> Answer:
@@ -42,10 +50,7 @@ def restore(
         raise UsageError("--all means every sample that went: leave --keys, --key and --uid out, or --all")
     layout, storage = place(out, settings_of(StorageSettings, settings, usual))
 
-    from ecif import inventory, lists, restores
-    from ecif.interop.loaders import write_index
-    from ecif.restores import Claim, Restored
-    from ecif.stages import loop, plan
+    from ecif import lists
     from ecif.stages import restore as stage
 
     names = [lists.entry(f"{kind}:{text}") for kind, texts in (("key", key), ("uid", uid)) for text in texts]
@@ -53,13 +58,27 @@ def restore(
         names += lists.entries(storage.read_bytes(keys), keys)
     wanted = stage.Selection(frozenset(names), frozenset(shard), frozenset(reason))
     selected = stage.select(layout, storage, wanted, denied=denied)
+    if dry_run:
+        with dry.rehearsal(storage) as trial:
+            return _dry(layout, trial, selected)
+    return _restore(layout, storage, selected, progress.choose(wants_json(usual)))
+
+
+def _restore(
+    layout: Layout, storage: Storage, selected: Mapping[str, Mapping[int, str]], show: progress.Progress
+) -> Answer:
+    from ecif import inventory, restores
+    from ecif.interop.loaders import write_index
+    from ecif.restores import Claim, Restored
+    from ecif.stages import loop, plan
+    from ecif.stages import restore as stage
+
     decision = plan.load_decision(layout, storage)
     claims = restores.claim(layout, storage, decision.key, selected)
     known = inventory.load(layout, storage).by_name()
     before = {(done.restore_key, done.shard) for done in restores.shards(layout, storage)}
     todo = {one.key: [name for name in one.samples if (one.key, name) not in before] for one in claims}
     samples = sum(len(one.samples[name]) for one in claims for name in todo[one.key])
-    show = progress.choose(wants_json(usual))
     restored: list[Restored] = []
     failed: list[loop.Failure] = []
     with progress.shown(show, "restore", samples, "samples"):
@@ -85,6 +104,20 @@ def restore(
         "failed": failures(failed),
     }
     return Answer(_text(value), value, EXIT_SHARDS_FAILED if failed else EXIT_OK)
+
+
+def _dry(layout: Layout, trial: Rehearsal, selected: Mapping[str, Mapping[int, str]]) -> Answer:
+    from ecif import inventory, restores
+    from ecif.stages import plan
+
+    claims = restores.claim(layout, trial, plan.load_decision(layout, trial).key, selected)
+    known = inventory.load(layout, trial).by_name()
+    before = {(done.restore_key, done.shard) for done in restores.shards(layout, trial)}
+    todo = [(one, name) for one in claims for name in one.samples if (one.key, name) not in before]
+    samples = sum(len(one.samples[name]) for one, name in todo)
+    asked, back = sum(map(len, selected.values())), f"{layout.root}/restored-KEY/"
+    what = f"brings {samples:,} samples back; {asked:,} were asked for"
+    return dry.would([dry.over("restore", what, [known[n] for _, n in todo], write_files=2 * len(todo), where=back)])
 
 
 def _text(value: dict[str, Any]) -> str:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from ecif import progress
+from ecif.cli import dry
 from ecif.cli.answer import Answer
 from ecif.cli.corpus import Sources, opened
-from ecif.cli.options import Usual, settings_of, sources_of, wants_json
+from ecif.cli.options import DryRun, Usual, settings_of, sources_of, wants_json
 from ecif.cli.text import failures, listed
 from ecif.errors import EXIT_OK, EXIT_SHARDS_FAILED, UsageError
 from ecif.settings import ScoreSettings
@@ -52,6 +53,7 @@ def trace(
     probes: Annotated[
         int, Parameter(help="random directions that estimate the relative forms; 0 leaves them out")
     ] = 16,
+    dry_run: DryRun = False,
     settings: Annotated[ScoreSettings | None, Parameter(name="*")] = None,
     usual: Annotated[Usual | None, Parameter(name="*")] = None,
 ) -> Answer:
@@ -69,14 +71,14 @@ def trace(
     from ecif.stages import cases as stage
     from ecif.stages import trace as tracing
     from ecif.stages.engine import load_engine
-    from ecif.stages.fitted import is_done, load_fit
+    from ecif.stages.fitted import load_fit
 
     show = progress.choose(wants_json(usual))
+    if dry_run:
+        with dry.rehearsal(chosen.storage()) as trial:
+            return _dry(opened(named, chosen, show, trial))
     run = opened(named, chosen, show)
-    if not is_done(run):
-        raise UsageError(
-            f"there is no finished fit for these settings in {run.layout.root}; run `ecif fit` with the same ones first"
-        )
+    _refuse_without_fit(run)
     engine = load_engine(chosen, say=show.note)
     fit = load_fit(run, engine)
     notes: list[str] = []
@@ -124,6 +126,22 @@ def trace(
     text_lines = [*_lines(asked, traced, options, shown), f"page: {value['page']}", f"table: {value['table']}"]
     code = EXIT_SHARDS_FAILED if failed else EXIT_OK
     return Answer("\n".join([*text_lines, listed(failed)]).rstrip(), value, code)
+
+
+def _dry(run: Run) -> Answer:
+    _refuse_without_fit(run)
+    table = run.layout.trace("KEY")
+    what = "influence of all pairs on the test pairs, from stored gradients where there are any"
+    return dry.would([dry.over("trace", what, run.inventory.shards, write_files=2, where=f"{table} and a page")])
+
+
+def _refuse_without_fit(run: Run) -> None:
+    from ecif.stages.fitted import is_done
+
+    if not is_done(run):
+        raise UsageError(
+            f"there is no finished fit for these settings in {run.layout.root}; run `ecif fit` with the same ones first"
+        )
 
 
 def _cases(run: Run, engine: Engine, tar: str, notes: list[str]) -> list[Case]:

@@ -8,8 +8,8 @@ from cyclopts import Parameter
 
 from ecif import progress
 from ecif.cli.answer import Answer
-from ecif.cli.corpus import Sources
-from ecif.cli.options import Usual, settings_of, sources_of, wants_json
+from ecif.cli.corpus import Sources, clean_dry
+from ecif.cli.options import DryRun, Usual, settings_of, sources_of, wants_json
 from ecif.errors import UsageError
 from ecif.orchestration import orchestrator
 from ecif.settings import Settings
@@ -25,6 +25,7 @@ def watch(
     ] = None,
     quiet: Annotated[float, Parameter(help="seconds without a change after which an upload counts as complete")] = 30,
     longest: Annotated[float, Parameter(help="seconds to wait for that at most")] = 600,
+    dry_run: DryRun = False,
     settings: Annotated[Settings | None, Parameter(name="*")] = None,
     usual: Annotated[Usual | None, Parameter(name="*")] = None,
 ) -> Answer:
@@ -40,6 +41,8 @@ def watch(
         raise UsageError(f"--every: {every} is no number of seconds")
     if not 0 <= quiet <= longest:
         raise UsageError(f"--quiet and --longest: 0 <= {quiet} <= {longest} is needed")
+    if dry_run:
+        return clean_dry(named, chosen)
     looks = orchestrator("watch")(named, chosen, show, deployment=deployment, quiet=quiet, longest=longest, every=every)
     watched = None
     for watched in looks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -13,9 +14,10 @@ from tests.squares import SAMPLES, SHARDS, Corpus
 def test_text_names_the_outcome_the_shards_and_the_report(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["clean", *corpus.sources, *corpus.options(), "--drop", "0.25"]) == 0
     printed = capsys.readouterr()
-    first, *places = printed.out.splitlines()
+    first, *places, last = printed.out.splitlines()
     assert first.startswith(f"kept {3 * SAMPLES} of {SHARDS * SAMPLES} pairs in {SHARDS} shards, dropped {SAMPLES}")
     assert places == [f"shards: {corpus.out}", f"report: {corpus.out}/_ecif/report/index.html"]
+    assert re.fullmatch(r"ecif [\w.]+, scores \w{12}, decision \w{12}, \d+ s( \(.+\))?", last)
     assert "score: 48 of 48 pairs" in printed.err
     assert "prefect" not in printed.err.lower()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from typing import Any
