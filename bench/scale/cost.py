@@ -20,9 +20,9 @@ BLOCK = 8 * 2**20  # bytes of a ranged read and of a part
 PAGE = 1_000  # objects of a listing's page
 # Objects that lie beside each other and are listed together: tar, table and statistics of a shard.
 BESIDE = 3
-# Small files that the parent reads for every shard, once: statistics for the inventory, the score table for the report,
-# the manifest. What the cut reads is in `_readings`.
-READS = {"inventory": 1, "report": 1, "manifest": 1}
+# Small files that the parent reads for every shard, once: statistics for the inventory, the score table for the guard
+# and for the report, the manifest. What the cut reads is in `_readings`.
+READS = {"inventory": 1, "guard": 1, "report": 1, "manifest": 1}
 # Small requests of a worker for every shard: two looks and a put for each object (table; tar, statistics, ledger and
 # manifest), and the manifest and the table that writing begins with.
 WORKER_GETS = {"score": 2, "write": 10}

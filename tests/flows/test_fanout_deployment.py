@@ -267,7 +267,18 @@ def test_a_parent_waits_for_what_an_earlier_one_has_sent(probe: Field) -> None:
     dead = Fan.new("probe", probe.job(), layout, storage, "a-parent-that-was-killed")
     dead.hand_out(5, probe.job(), Group("its group", tuple(shards[2:4])))
     dead.hand_out(6, probe.job(), Group("not sent", tuple(shards[4:6])))
-    with probe.worker() as worker:
+
+    def once_adopted(run: FlowRun, go: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 60
+        while run.parameters["number"] == 5 and time.monotonic() < deadline:
+            with get_client(sync_client=True) as client:
+                tags = client.read_flow_run(run.id).tags
+            if sum(tag.startswith("ecif-parent-") for tag in tags) == 2:
+                break
+            time.sleep(0.05)
+        go()
+
+    with probe.worker(once_adopted) as worker:
         parameters = {"out": str(probe.root), "fan_key": dead.key, "number": 5, "attempt": 2}
         children.submit("probe-group/probe-group", parameters, dead.key, "orphan")
         fanned = probe.parent(6)

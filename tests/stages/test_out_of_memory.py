@@ -291,10 +291,15 @@ def test_a_process_with_little_memory_scores_as_one_with_much(tmp_path: Path) ->
     write_model(tmp_path / "model", CONFIG | {"text_cfg": text, "vision_cfg": vision})
     write_tar(tmp_path / "raw" / "00000.tar", 160)
     write_tar(tmp_path / "validation.tar", 8, 1000)
-    command = [sys.executable, "-c", LIMITED, str(tmp_path), str(160 << 20)]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    *halvings, refused, positive, negative = ended.stdout.splitlines()
+    halvings: list[str] = []
+    # How much the allocator has in hand before the limit is set is up to it: in some runs 160 MiB more are enough.
+    for room in (160, 128, 96):
+        command = [sys.executable, "-c", LIMITED, str(tmp_path), str(room << 20)]
+        ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stderr
+        *halvings, refused, positive, negative = ended.stdout.splitlines()
+        if halvings:
+            break
     assert halvings
     assert halvings[0].startswith("cpu: out of memory with 160 samples at once, going on with a micro-batch of 128;")
     assert "contrastive batch of 16,384 pairs" in refused
