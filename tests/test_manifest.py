@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ecif.errors import ConflictError, InputError
 from ecif.layout import Layout
 from ecif.manifest import FILES, FileMark, Manifest
 from ecif.storage import FileInfo, Storage, join
+from tests.manifests import made_manifest
 
 
 @pytest.fixture
@@ -27,26 +27,6 @@ def storage() -> Storage:
 def layout(request: pytest.FixtureRequest, tmp_path: Path) -> Layout:
     root = str(tmp_path) if request.param == "local" else str(request.getfixturevalue("memory_root"))
     return Layout(join(root, "clean"))
-
-
-def _manifest(shard: str = "00000", kept: int = 7, tar: int | None = 4096, **changes: Any) -> Manifest:
-    files = {"ledger": FileMark(10, "a" * 64)} | ({} if tar is None else {"tar": FileMark(tar, "b" * 64)})
-    made = Manifest(
-        shard=shard,
-        input=FileInfo(f"s3://b/raw/{shard}.tar", 10_240, "etag"),
-        samples=kept + 3,
-        kept=kept,
-        dropped=2,
-        quarantined=1,
-        unscored=1,
-        statuses={"ok": kept + 2, "no_image": 1},
-        files=files,
-        fit_key="f" * 12,
-        score_key="c" * 12,
-        decision_key="d" * 12,
-        algo_version=1,
-    )
-    return replace(made, **changes)
 
 
 _COUNT = st.integers(0, 2**53)
@@ -64,7 +44,7 @@ _MARK = st.builds(FileMark, size=_COUNT, sha256=st.text("0123456789abcdef", min_
 def test_json_and_back(
     kept: int, dropped: int, quarantined: int, statuses: dict[str, int], files: dict[str, FileMark], url: str
 ) -> None:
-    made = _manifest(
+    made = made_manifest(
         samples=kept + dropped + quarantined,
         kept=kept,
         dropped=dropped,
@@ -90,11 +70,11 @@ def test_json_and_back(
 )
 def test_a_contradiction_is_never_made(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"is not|negative|unscored|unknown"):
-        _manifest(**changes)
+        made_manifest(**changes)
 
 
 def _without(field: str) -> dict[str, Any]:
-    value = _manifest().to_json()
+    value = made_manifest().to_json()
     del value[field]
     return value
 
@@ -108,20 +88,20 @@ def _without(field: str) -> dict[str, Any]:
         {},
         _without("shard"),
         _without("files"),
-        _manifest().to_json() | {"more": 1},
-        _manifest().to_json() | {"kept": 8},
-        _manifest().to_json() | {"kept": 7.0},
-        _manifest().to_json() | {"kept": "7"},
-        _manifest().to_json() | {"kept": True, "samples": 4},
-        _manifest().to_json() | {"shard": None},
-        _manifest().to_json() | {"statuses": []},
-        _manifest().to_json() | {"statuses": {"ok": None}},
-        _manifest().to_json() | {"files": None},
-        _manifest().to_json() | {"files": {"tar": {"size": 1}}},
-        _manifest().to_json() | {"files": {"tar": {"size": "1", "sha256": ""}}},
-        _manifest().to_json() | {"files": {"zip": {"size": 1, "sha256": "a" * 64}}},
-        _manifest().to_json() | {"input": {"url": "u", "size": 1}},
-        _manifest().to_json() | {"input": "u"},
+        made_manifest().to_json() | {"more": 1},
+        made_manifest().to_json() | {"kept": 8},
+        made_manifest().to_json() | {"kept": 7.0},
+        made_manifest().to_json() | {"kept": "7"},
+        made_manifest().to_json() | {"kept": True, "samples": 4},
+        made_manifest().to_json() | {"shard": None},
+        made_manifest().to_json() | {"statuses": []},
+        made_manifest().to_json() | {"statuses": {"ok": None}},
+        made_manifest().to_json() | {"files": None},
+        made_manifest().to_json() | {"files": {"tar": {"size": 1}}},
+        made_manifest().to_json() | {"files": {"tar": {"size": "1", "sha256": ""}}},
+        made_manifest().to_json() | {"files": {"zip": {"size": 1, "sha256": "a" * 64}}},
+        made_manifest().to_json() | {"input": {"url": "u", "size": 1}},
+        made_manifest().to_json() | {"input": "u"},
     ],
 )
 def test_strictly_read(layout: Layout, storage: Storage, value: object) -> None:
@@ -133,24 +113,24 @@ def test_strictly_read(layout: Layout, storage: Storage, value: object) -> None:
 def test_write_read_and_done(layout: Layout, storage: Storage) -> None:
     assert manifest.read(layout, storage, "00000") is None
     assert manifest.done(layout, storage) == set()
-    made = _manifest()
+    made = made_manifest()
     manifest.write(made, layout, storage)
     manifest.write(made, layout, storage)
-    manifest.write(_manifest("part/a.b"), layout, storage)
+    manifest.write(made_manifest("part/a.b"), layout, storage)
     assert manifest.read(layout, storage, "00000") == made
     assert manifest.done(layout, storage) == {"00000", "part/a.b"}
     with pytest.raises(ConflictError, match=r"00000\.json"):
-        manifest.write(_manifest(kept=8), layout, storage)
+        manifest.write(made_manifest(kept=8), layout, storage)
     assert manifest.read(layout, storage, "00000") == made
 
 
 def test_done_whatever_the_spelling_of_the_output(tmp_path: Path, storage: Storage) -> None:
-    manifest.write(_manifest(), Layout(str(tmp_path / "out")), storage)
+    manifest.write(made_manifest(), Layout(str(tmp_path / "out")), storage)
     for root in (f"file://{tmp_path}/out/", f"{tmp_path}/x/../out"):
         assert manifest.done(Layout(root), storage) == {"00000"}
 
 
 def test_a_manifest_under_another_name(layout: Layout, storage: Storage) -> None:
-    storage.publish_json(layout.manifest("00001"), _manifest("00000").to_json())
+    storage.publish_json(layout.manifest("00001"), made_manifest("00000").to_json())
     with pytest.raises(InputError, match=r"00001\.json: is the manifest of shard '00000'"):
         manifest.read(layout, storage, "00001")

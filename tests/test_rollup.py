@@ -13,8 +13,9 @@ import pytest
 from ecif import manifest, rollup
 from ecif.errors import InputError
 from ecif.layout import Layout
-from ecif.manifest import FileMark, Manifest
-from ecif.storage import FileInfo, Storage, join
+from ecif.manifest import Manifest
+from ecif.storage import Storage, join
+from tests.manifests import made_manifest
 
 
 class Counting(Storage):
@@ -40,24 +41,6 @@ def layout(request: pytest.FixtureRequest, tmp_path: Path) -> Layout:
     return Layout(join(root, "clean"))
 
 
-def _made(shard: str, kept: int = 7, tar: int | None = 4096) -> Manifest:
-    return Manifest(
-        shard=shard,
-        input=FileInfo(f"s3://b/raw/{shard}.tar", 10_240, "etag"),
-        samples=kept + 3,
-        kept=kept,
-        dropped=2,
-        quarantined=1,
-        unscored=1,
-        statuses={"ok": kept + 2, "no_image": 1},
-        files={} if tar is None else {"tar": FileMark(tar, "b" * 64)},
-        fit_key="f" * 12,
-        score_key="c" * 12,
-        decision_key="d" * 12,
-        algo_version=1,
-    )
-
-
 def _finish(layout: Layout, storage: Storage, *made: Manifest) -> None:
     for one in made:
         manifest.write(one, layout, storage)
@@ -70,7 +53,7 @@ def _said(table: pl.DataFrame) -> list[tuple[Any, ...]]:
 def test_the_table_says_what_the_manifests_say(layout: Layout, storage: Counting) -> None:
     assert rollup.refresh(layout, storage).schema == rollup.load(layout, storage).schema == pl.Schema(rollup.SCHEMA)
     assert not storage.exists(layout.manifest_rollup())
-    _finish(layout, storage, _made("b/1"), _made("a/0", 9), _made("c", tar=None))
+    _finish(layout, storage, made_manifest("b/1"), made_manifest("a/0", 9), made_manifest("c", tar=None))
     expected = [
         ("a/0", "d" * 12, 12, 9, 2, 1, '{"no_image": 1, "ok": 11}', 4096),
         ("b/1", "d" * 12, 10, 7, 2, 1, '{"no_image": 1, "ok": 9}', 4096),
@@ -80,10 +63,10 @@ def test_the_table_says_what_the_manifests_say(layout: Layout, storage: Counting
 
 
 def test_each_manifest_is_read_once(layout: Layout, storage: Counting) -> None:
-    _finish(layout, storage, _made("0"), _made("1"))
+    _finish(layout, storage, made_manifest("0"), made_manifest("1"))
     rollup.refresh(layout, storage)
     assert sorted(storage.seen) == ["0.json", "1.json"]
-    _finish(layout, storage, _made("2"))
+    _finish(layout, storage, made_manifest("2"))
     storage.seen.clear()
     first = rollup.refresh(layout, storage)
     assert storage.seen == ["2.json"]
@@ -96,11 +79,11 @@ def test_each_manifest_is_read_once(layout: Layout, storage: Counting) -> None:
 
 
 def test_what_the_listing_does_not_confirm_is_read_again(layout: Layout, storage: Counting) -> None:
-    _finish(layout, storage, _made("0"), _made("1"), _made("2"))
+    _finish(layout, storage, made_manifest("0"), made_manifest("1"), made_manifest("2"))
     rollup.refresh(layout, storage)
     storage.delete(layout.manifest("0"))
     storage.delete(layout.manifest("1"))
-    _finish(layout, storage, _made("1", 1007))
+    _finish(layout, storage, made_manifest("1", 1007))
     storage.seen.clear()
     assert rollup.refresh(layout, storage).select("shard", "kept").rows() == [("1", 1007), ("2", 7)]
     assert storage.seen == ["1.json"]
@@ -111,7 +94,7 @@ def test_what_the_listing_does_not_confirm_is_read_again(layout: Layout, storage
 
 @pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "foreign", "doubled"])
 def test_a_rollup_that_is_not_ours_is_made_again(layout: Layout, storage: Counting, damage: str) -> None:
-    _finish(layout, storage, _made("0"), _made("1"))
+    _finish(layout, storage, made_manifest("0"), made_manifest("1"))
     whole = rollup.refresh(layout, storage)
     data = storage.read_bytes(layout.manifest_rollup())
     match damage:
@@ -141,8 +124,8 @@ def _parquet(table: pl.DataFrame) -> bytes:
 
 
 def test_a_damaged_manifest_is_an_error(layout: Layout, storage: Counting) -> None:
-    _finish(layout, storage, _made("0"))
-    storage.publish_json(layout.manifest("1"), replace(_made("1"), shard="2").to_json())
+    _finish(layout, storage, made_manifest("0"))
+    storage.publish_json(layout.manifest("1"), replace(made_manifest("1"), shard="2").to_json())
     with pytest.raises(InputError, match="manifest of shard '2'"):
         rollup.refresh(layout, storage)
     assert not storage.exists(layout.manifest_rollup())
