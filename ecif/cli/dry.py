@@ -53,13 +53,15 @@ class Step:
 
     def lines(self) -> Iterator[str]:
         """For people."""
+        from ecif.report.numerals import plural
+
         yield f"{self.stage}: {self.compute}"
         if self.read_shards:
-            pairs = f", {self.read_pairs:,} pairs" if self.read_pairs else ""
-            yield f"  reads {self.read_shards:,} shards, {size(self.read_bytes)}{pairs}"
+            pairs = f", {plural(self.read_pairs, 'pair')}" if self.read_pairs else ""
+            yield f"  reads {plural(self.read_shards, 'shard')}, {size(self.read_bytes)}{pairs}"
         if self.write_files:
             held = "" if self.write_bytes is None else f", {'about ' * self.about}{size(self.write_bytes)}"
-            yield f"  writes {self.write_files:,} files{held}: {self.where}"
+            yield f"  writes {plural(self.write_files, 'file')}{held}: {self.where}"
 
 
 @contextmanager

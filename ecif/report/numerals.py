@@ -42,3 +42,8 @@ def percent(part: int, whole: int) -> str:
     if 99.9 < share < 100:
         return "> 99.9 %"
     return f"{share:.1f} %".replace(".0 %", " %")
+
+
+def plural(n: int, what: str) -> str:
+    """`1 shard`, `1,200 shards`."""
+    return f"{integer(n)} {what}{'' if n == 1 else 's'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ecif.report.gather import Numbers
-from ecif.report.numerals import integer, percent
+from ecif.report.numerals import integer, percent, plural
 from ecif.selection import Decision
 
 DONE = {"keep": "kept", "drop": "dropped", "quarantine": "quarantined"}
@@ -127,8 +127,3 @@ def share(counts: Counts) -> list[tuple[str, float]]:
         return []
     parts = (("dropped", counts.dropped), ("quarantined", counts.quarantined), ("kept", counts.kept))
     return [(kind, 100 * n / counts.pairs) for kind, n in parts if n]
-
-
-def plural(n: int, what: str) -> str:
-    """`1 shard`, `1,200 shards`."""
-    return f"{integer(n)} {what}{'' if n == 1 else 's'}"

@@ -13,8 +13,8 @@ from ecif.report import figures, outcome
 from ecif.report.distribution import QUANTILES
 from ecif.report.gallery import Exhibit
 from ecif.report.gather import Numbers, Problem, ScoredPair
-from ecif.report.numerals import integer, number, percent
-from ecif.report.outcome import DONE, plural
+from ecif.report.numerals import integer, number, percent, plural
+from ecif.report.outcome import DONE
 from ecif.report.templates import fill
 from ecif.selection import Decision
 from ecif.settings import PolicySettings, Settings

@@ -12,8 +12,7 @@ from ecif import __version__
 from ecif.progress import Progress, Silent
 from ecif.report.gallery import Exhibit, exhibit, exhibits
 from ecif.report.gather import ScoredPair
-from ecif.report.numerals import integer, number
-from ecif.report.outcome import plural
+from ecif.report.numerals import integer, number, plural
 from ecif.report.templates import fill
 from ecif.run import Run
 from ecif.stages.cases import Asked
