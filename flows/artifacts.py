@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from ecif.drift import Drift
 from ecif.inventory import Shard
-from ecif.report.gather import Numbers
+from ecif.report.numbers import Numbers
 from ecif.selection import Decision
 from flows import pages
 from flows.harmless import harmless
@@ -88,7 +88,7 @@ def publish(
         drift: of the shards that were scored by this run.
     """
     shown = {item["shard"] for item in [*outcome.failed[: pages.ROWS], *worst.rows()]}
-    shown |= {pair.shard for pair in numbers.worst} if numbers is not None else set()
+    shown |= {pair.shard for pair in numbers.sets["worst"]} if numbers is not None else set()
     inputs = {shard.name: shard.url for shard in inventory if shard.name in shown}
     of = f"of {escaped(outcome.out)}"
     report = f"; {link('report', outcome.report)}" if outcome.report else ""

@@ -15,7 +15,7 @@ from ecif.detectors import facts
 from ecif.drift import Drift
 from ecif.report import figures
 from ecif.report.distribution import QUANTILES
-from ecif.report.gather import Numbers
+from ecif.report.numbers import Numbers
 from ecif.report.numerals import integer, number, percent
 from ecif.report.page import histogram
 from ecif.selection import Decision
@@ -92,7 +92,7 @@ def pairs(numbers: Numbers, report: str | None, inputs: Mapping[str, str]) -> li
         | {column.replace("_", " "): number(pair.scores.get(column)) for column in columns}
         | {"fate": "dropped" if pair.dropped else "kept"}
         | {"picture": link("report", report, "harmful") if report else ""}
-        for place, pair in enumerate(numbers.worst, 1)
+        for place, pair in enumerate(numbers.sets["worst"], 1)
     ]
 
 

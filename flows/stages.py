@@ -18,7 +18,8 @@ from ecif.interop.loaders import write_index
 from ecif.inventory import Shard
 from ecif.progress import Progress
 from ecif.report import compose
-from ecif.report.gather import Numbers, gather
+from ecif.report.gather import gather
+from ecif.report.numbers import Numbers
 from ecif.run import Run, open_run
 from ecif.selection import Decision
 from ecif.settings import Settings

@@ -19,7 +19,8 @@ from ecif.inventory import Inventory
 from ecif.layout import Layout
 from ecif.progress import Progress, Silent
 from ecif.report.gallery import exhibits
-from ecif.report.gather import Numbers, gather
+from ecif.report.gather import gather
+from ecif.report.numbers import Numbers
 from ecif.report.page import render
 from ecif.selection import Decision
 from ecif.storage import Storage
@@ -63,7 +64,7 @@ def compose(
     progress: Progress = Silent(),
 ) -> bytes:
     """The report from numbers that `gather` took, for callers who need them, too."""
-    pairs = (*numbers.worst, *numbers.best)
+    pairs = (*numbers.sets["worst"], *numbers.sets["best"])
     shown = exhibits(pairs, inventory.by_name(), storage, str(numbers.settings.get("caption", "txt")), progress)
     return render(layout, decision, numbers, shown)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ecif.errors import EcifError
 from ecif.inventory import Shard
 from ecif.progress import Progress
-from ecif.report.gather import ScoredPair
+from ecif.report.numbers import ScoredPair
 from ecif.shards.decode import Refused, Undecodable, decode_image, to_pair
 from ecif.shards.samples import Sample, group
 from ecif.shards.tar import read_members

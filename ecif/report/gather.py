@@ -7,12 +7,9 @@ its table, and three counts stay.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import polars as pl
 
@@ -24,7 +21,8 @@ from ecif.policy.decision import Decision
 from ecif.policy.rule import Rule
 from ecif.policy.tables import Tables, beside_of
 from ecif.progress import Progress
-from ecif.report.distribution import Histogram, Sketch, axis_range, bar_edges, count_bars, mirrored
+from ecif.report.distribution import Histogram, axis_range, bar_edges, count_bars, mirrored
+from ecif.report.numbers import Numbers, Problem, ScoredPair, Written
 from ecif.report.tally import SHOWN, Tally
 from ecif.stages.plan import score_meta
 from ecif.storage import Storage
@@ -32,76 +30,6 @@ from ecif.storage import Storage
 TOP_SHARDS = 10
 _FILES = {"shard": pl.String, "size": pl.Int64, "etag": pl.String}
 _AT_A_TIME = 10_000  # shards whose names are held as such
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredPair:
-    """A pair of the gallery: who it is, its scores by column, and whether the decision drops it."""
-
-    uid: str
-    key: str
-    shard: str
-    index: int
-    scores: dict[str, float | None]
-    dropped: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A shard that is not as it should be, and why."""
-
-    shard: str
-    what: str
-
-
-@dataclass(slots=True)
-class Written:
-    """What the manifests say."""
-
-    shards: int = 0
-    kept: int = 0
-    dropped: int = 0
-    quarantined: int = 0
-
-
-@dataclass(slots=True)
-class Numbers:
-    """Everything the page says.
-
-    Attributes:
-        detector: of the deciding score, or influence before any decision.
-        shards, scored: in the inventory, and with scores.
-        rows, statuses: pairs in the scored shards, in all and by status.
-        cut: scored pairs that the decision drops. top: shards with the largest share of them: (share, cut, ok, name).
-        sketches: distribution by score column. worst, best: pairs to show, from the extreme inwards.
-        written: from the manifests of this decision. problems: in the order of the shards.
-        settings, versions, fit: as they were saved with the scores and the fit.
-        tables: of the scored shards: `shard`, `rows`, `ok`, `cut`, and `statuses`, a JSON object of counts.
-    """
-
-    detector: detectors.Facts
-    shards: int
-    scored: int = 0
-    rows: int = 0
-    statuses: Counter[str] = field(default_factory=Counter)
-    cut: int = 0
-    top: list[tuple[float, int, int, str]] = field(default_factory=list)
-    sketches: dict[str, Sketch] = field(default_factory=dict)
-    histogram: Histogram | None = None
-    worst: list[ScoredPair] = field(default_factory=list)
-    best: list[ScoredPair] = field(default_factory=list)
-    written: Written = field(default_factory=Written)
-    problems: list[Problem] = field(default_factory=list)
-    missing: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, Any] = field(default_factory=dict)
-    fit: dict[str, Any] = field(default_factory=dict)
-    tables: pl.DataFrame = field(default_factory=pl.DataFrame)
-
-    @property
-    def ok(self) -> int:
-        """Scored pairs."""
-        return self.statuses["ok"]
 
 
 def gather(
@@ -221,8 +149,8 @@ def _counts(numbers: Numbers, tally: Tally) -> None:
     numbers.top = [*top.sort(pl.all(), descending=True).head(TOP_SHARDS).iter_rows()]
     if tally.worst is not None and tally.best is not None:
         # A pair never stands on both sides: a small corpus is split in the middle.
-        numbers.worst = _pairs(tally.worst.head(min(SHOWN, (numbers.ok + 1) // 2)), list(numbers.sketches))
-        numbers.best = _pairs(tally.best.head(min(SHOWN, numbers.ok // 2)), list(numbers.sketches))
+        numbers.sets["worst"] = _pairs(tally.worst.head(min(SHOWN, (numbers.ok + 1) // 2)), list(numbers.sketches))
+        numbers.sets["best"] = _pairs(tally.best.head(min(SHOWN, numbers.ok // 2)), list(numbers.sketches))
 
 
 def _pairs(table: pl.DataFrame, columns: list[str]) -> list[ScoredPair]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ecif.report.gather import Numbers
+from ecif.report.numbers import Numbers
 from ecif.report.numerals import integer, percent, plural
 from ecif.selection import Decision
 

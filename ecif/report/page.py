@@ -12,7 +12,7 @@ from ecif.layout import Layout
 from ecif.report import figures, outcome
 from ecif.report.distribution import QUANTILES
 from ecif.report.gallery import Exhibit
-from ecif.report.gather import Numbers, Problem, ScoredPair
+from ecif.report.numbers import Numbers, Problem, ScoredPair
 from ecif.report.numerals import integer, number, percent, plural
 from ecif.report.outcome import DONE
 from ecif.report.templates import fill
@@ -119,7 +119,7 @@ def _galleries(numbers: Numbers, shown: Mapping[tuple[str, int], Exhibit]) -> li
         worst_name, best_name = "Most harmful pairs", "Most valuable pairs"
     else:
         worst_name, best_name = f"Worst pairs by {column}", f"Best pairs by {column}"
-    positive = sum((pair.scores[column] or 0) >= 0 for pair in numbers.worst)
+    positive = sum((pair.scores[column] or 0) >= 0 for pair in numbers.sets["worst"])
     worst_note = {
         "influence": "The lowest influence first: removing these is predicted to lower the validation loss the most.",
     }.get(column, "The worst first.")
@@ -133,8 +133,8 @@ def _galleries(numbers: Numbers, shown: Mapping[tuple[str, int], Exhibit]) -> li
         return [Card(place, pair, shown[pair.shard, pair.index]) for place, pair in enumerate(pairs, 1)]
 
     halves = [
-        ("harmful", worst_name, worst_note, cards(numbers.worst)),
-        ("valuable", best_name, best_note, cards(numbers.best)),
+        ("harmful", worst_name, worst_note, cards(numbers.sets["worst"])),
+        ("valuable", best_name, best_note, cards(numbers.sets["best"])),
     ]
     return [half for half in halves if half[3]]
 

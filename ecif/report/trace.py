@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ecif import __version__
 from ecif.progress import Progress, Silent
 from ecif.report.gallery import Exhibit, exhibit, exhibits
-from ecif.report.gather import ScoredPair
+from ecif.report.numbers import ScoredPair
 from ecif.report.numerals import integer, number, plural
 from ecif.report.templates import fill
 from ecif.run import Run

@@ -17,7 +17,8 @@ from ecif.errors import StorageError
 from ecif.inventory import Inventory, Shard
 from ecif.layout import Layout
 from ecif.progress import Silent
-from ecif.report.gather import Numbers, gather
+from ecif.report.gather import gather
+from ecif.report.numbers import Numbers
 from ecif.report.tally import Tally
 from ecif.selection import Decision, choose
 from ecif.settings import PolicySettings
@@ -156,7 +157,7 @@ def test_a_run_reads_what_is_new_and_writes_only_then(output: Output) -> None:
 
 def test_nothing_is_left_of_an_output_without_scores(output: Output) -> None:
     numbers, _ = output.numbers(None)
-    assert (numbers.histogram, numbers.worst, numbers.top, output.kept()) == (None, [], [], [])
+    assert (numbers.histogram, numbers.sets["worst"], numbers.top, output.kept()) == (None, [], [], [])
 
 
 def test_another_decision_begins_anew_and_leaves_the_other_alone(output: Output) -> None:
