@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.server
 import os
+import shutil
 import threading
 import time
 from collections import Counter

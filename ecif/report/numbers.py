@@ -101,8 +101,8 @@ class Numbers:
         rows, statuses: pairs in the scored shards, in all and by status.
         cut: scored pairs that the decision drops. top: shards with the largest share of them: (share, cut, ok, name).
         sketches: distribution by score column.
-        sets: pairs to show by `SETS`. worst and best are in order from the extreme inwards, borderline from the worst to
-            the best about the cut (or where one would be), random in the order of the draw. A set may be empty.
+        sets: pairs to show by `SETS`. worst and best are in order from the extreme inwards, borderline from the worst
+            to the best about the cut (or where one would be), random in the order of the draw. A set may be empty.
         agreement, disagreements: of the scores; None and empty where there are fewer than two.
         calibration: of these scores, where there is one. outcome: of the decision, by shard and group.
         written: from the manifests of this decision. problems: in the order of the shards.
