@@ -19,7 +19,7 @@ import pytest
 
 from ecif import doctor
 from ecif.cli import run
-from ecif.doctor import races, s3
+from ecif.doctor import disk, races, s3
 from ecif.doctor.calls import RIGHTS, Refused
 from ecif.doctor.credentials import credentials, shortened
 from ecif.doctor.lines import Diagnosis, Line
@@ -365,14 +365,14 @@ def test_uploads_are_a_matter_of_s3(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = shutil.disk_usage(tmp_path).free
-    monkeypatch.setattr(doctor.disk, "_FEW_BYTES", free // 2)
+    monkeypatch.setattr(disk, "_FEW_BYTES", free // 2)
     assert levels(doctor.examine(str(tmp_path)))["space"] == "ok"
-    monkeypatch.setattr(doctor.disk, "_FEW_BYTES", free * 2)
+    monkeypatch.setattr(disk, "_FEW_BYTES", free * 2)
     assert levels(doctor.examine(str(tmp_path)))["space"] == "warning"
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.disk, "_FEW_BYTES", 0)
+    monkeypatch.setattr(disk, "_FEW_BYTES", 0)
     assert run(["doctor", str(tmp_path)]) == 0
     assert capsys.readouterr().out.rstrip().endswith("usable")
     assert run(["doctor", str(tmp_path / "none"), "--read-only"]) == 4

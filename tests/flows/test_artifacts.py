@@ -23,7 +23,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from ecif.drift import Drift
 from ecif.progress import Silent
-from ecif.report.numbers import Numbers, gather
+from ecif.report.gather import gather
+from ecif.report.numbers import Numbers
 from ecif.report.tally import SHOWN
 from ecif.selection import Decision
 from flows import artifacts, harmless, pages
