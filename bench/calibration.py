@@ -8,6 +8,7 @@ bootstrap intervals against clip_score and the best single score by the truth; t
 
     cifar10n            4,000 pairs, human labels as captions; the model beside the data
     demo                6,000 rendered scenes, four kinds of mistake; corpus and model are made by `ecif demo`
+    demo-1, demo-2      the same with other seeds: nobody looked at them while the method was chosen
     flickr8k_swap       2,000 pairs, three kinds; a small model trained here on these very pairs: weak
     flickr8k_human_dev  500 pairs that people judged; the same weak model
 
@@ -17,7 +18,7 @@ Outputs stay in --work and are used again.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from ecif.calibration.state import ALL, WITHOUT, Calibration, Choice, calibrate
 from ecif.layout import Layout
 from ecif.storage import Storage
 
-NAMES = ("demo", "cifar10n", "flickr8k_swap", "flickr8k_human_dev")
+NAMES = ("demo", "demo-1", "demo-2", "cifar10n", "flickr8k_swap", "flickr8k_human_dev")
 COLUMNS = ("clip_logit", "deep_knn", "lemon")
 EPOCHS = 12  # of the model of both Flickr8k sets
 FRACTION = 0.05
@@ -60,15 +61,9 @@ def scored(name: str, data: Path, work: Path, canaries: str) -> Judged:
     """Score a set with canaries, unless that has been done, and calibrate it."""
     root = work / name
     root.mkdir(parents=True, exist_ok=True)
-    tars, validation, options, truth = _material(name, data, root, work)
+    tars, validation, options, truth = material(name, data, root, work)
     out = root / f"scored-{canaries}"
-    if not (out / "done").exists():
-        flat = [part for pair in options.items() for part in pair]
-        flat += [part for column in COLUMNS for part in ("--columns", column)]
-        common = [*map(str, tars), "--validation", str(validation), *flat, "--canaries", canaries, "--out", str(out)]
-        ecif("fit", *common)
-        ecif("score", *common)
-        (out / "done").touch()
+    score_once(tars, validation, options, canaries, out)
     layout, storage = Layout(str(out)), Storage()
     score_key, canary_key = (next(iter((out / "_ecif" / part).iterdir())).name for part in ("scores", "canary"))
     calibration = calibrate(layout, storage, score_key, canary_key, Choice())
@@ -85,14 +80,25 @@ def scored(name: str, data: Path, work: Path, canaries: str) -> Judged:
     return Judged(name, calibration, badness, wrong, np.where(wrong, pairs["kind"].to_numpy(), ""))
 
 
-def _material(
+def score_once(tars: Sequence[Path], validation: Path, options: Mapping[str, str], canaries: str, out: Path) -> None:
+    """Fit and score, with canaries and the further columns, unless that has been done."""
+    if not (out / "done").exists():
+        flat = [part for pair in options.items() for part in pair]
+        flat += [part for column in COLUMNS for part in ("--columns", column)]
+        common = [*map(str, tars), "--validation", str(validation), *flat, "--canaries", canaries, "--out", str(out)]
+        ecif("fit", *common)
+        ecif("score", *common)
+        (out / "done").touch()
+
+
+def material(
     name: str, data: Path, root: Path, work: Path
 ) -> tuple[Sequence[Path], Path, dict[str, str], pl.DataFrame]:
     """Tars, validation, options that name the model, and the truth."""
-    if name == "demo":
+    if name.startswith("demo"):
         made = root / "made"
         if not (made / "weights.safetensors").exists():
-            ecif("demo", "--out", str(made))
+            ecif("demo", "--out", str(made), "--seed", name.partition("-")[2] or "0")
         corpus = made / "corpus"
         options = {"--model": str(corpus / "model.json"), "--pretrained": str(made / "weights.safetensors")}
         validation = next((corpus / "validation").glob("*.tar"))
@@ -129,9 +135,11 @@ def against_truth(found: Judged) -> None:
             f"{judge.precision(badness, FRACTION):.2f}",
         ]
         cells += [str(judge.difference(badness, other)) for other in (clip, found.badness[single])]
+        cells += [str(judge.difference_auprc(badness, clip)), str(judge.difference_precision(badness, clip, FRACTION))]
         cells += [f"{judge.auroc(badness, kind):.3f}" for kind in kinds if len(kinds) > 1]
         rows.append([f"`{name}`", *cells])
     head = ["score", "AUROC", "AUPRC", "precision at 5%", "less clip_score", f"less the best single, {single}"]
+    head += ["AUPRC less clip_score", "precision less clip_score"]
     title = f"{found.name}: {len(found.wrong)} pairs, {found.wrong.mean():.1%} wrong. * sure at 95 %."
     table(title, head + [kind for kind in kinds if len(kinds) > 1], rows)
 

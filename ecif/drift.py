@@ -1,15 +1,11 @@
 """Have the scores of new shards the distribution for which the direction was fitted and the cut was made?
 
 The reference is frozen once: quantiles of every score over shards of the fit, which are a sample of the corpus by
-hash. New shards are counted into the same bins. Two numbers compare them:
+hash. New shards are counted into the same bins, and compared with it (`ecif/stability.py`). What chance explains is no
+drift; but shards differ among themselves, which is no chance in this sense: a fit on very few shards makes a narrow
+reference.
 
-    PSI  sum of (q - p) ln(q / p) over ten bins of equal reference mass, and one for pairs without a score
-    KS   largest distance of the two distribution functions, at a hundred quantiles of the reference
-
-By convention a population stability index (PSI) below 0.1 is no change and one above 0.25 a large one. With n and m
-pairs and no change at all, n m / (n + m) times the index is about chi-squared; what chance explains is added to the
-threshold, so that a handful of pairs never counts as drift. Shards differ among themselves, which is no chance in this
-sense: a fit on very few shards makes a narrow reference.
+The learned detector is known only when a decision has been made, and gets a reference of its own then.
 
 The price is one reading of the score tables of the reference, once, and of every new shard.
 """
@@ -18,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,36 +25,19 @@ import polars as pl
 
 from ecif.agreement import canonical, settle
 from ecif.ahead import ahead
-from ecif.detectors import facts
+from ecif.calibration.learned import Model
+from ecif.detectors import AUTO, LEARNED, PLAIN, facts
 from ecif.errors import InputError, MissingFileError
+from ecif.keys import digest
 from ecif.layout import Layout
 from ecif.run import Run
 from ecif.settings import Settings
 from ecif.shards.decode import OK
+from ecif.stability import Drift, Reference, binned, compare, describe
 from ecif.storage import Storage
 
-QUANTILES = 100
-BINS = 10
-# A bin that is empty on one side: half a pair stands in it.
-_HALF = 0.5
 # Pairs of the reference: more shards are not read, so that memory does not grow with the corpus.
 REFERENCE_PAIRS = 500_000
-# Standard deviations of chance that are granted.
-_CHANCE = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """Distribution of one score.
-
-    Attributes:
-        edges: rising quantiles, float. counts: pairs up to the first edge, between each two, above the last.
-        unscored: pairs without a score.
-    """
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    unscored: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,49 +48,13 @@ class Frozen:
     columns: dict[str, Reference]
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """New shards held against the reference.
-
-    Attributes:
-        column: the score. shards, pairs, unscored: of the new shards; unscored are among the pairs.
-        reference_pairs: pairs of the reference.
-        psi, ks: see above; ks is 0 where nothing was scored.
-        limit: what psi has to exceed: the threshold, and what chance explains.
-    """
-
-    column: str
-    shards: int
-    pairs: int
-    unscored: int
-    reference_pairs: int
-    psi: float
-    ks: float
-    limit: float
-
-    @property
-    def drifted(self) -> bool:
-        """Whether the new shards are of another kind."""
-        return self.psi > self.limit
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, with the verdict."""
-        return {**asdict(self), "drifted": self.drifted}
-
-    def headline(self) -> str:
-        """The finding in a sentence."""
-        verdict = "have drifted" if self.drifted else "are as before"
-        return (
-            f"the {self.column} of {self.pairs:,} new pairs {verdict}: stability index {self.psi:.3f} "
-            f"(limit {self.limit:.3f}), largest distance {self.ks:.3f}"
-        )
-
-
-def check(run: Run, new: Collection[str]) -> Drift | None:
+def check(run: Run, new: Collection[str], model: Model | None = None) -> Drift | None:
     """Hold the deciding score of new shards against the reference, which is frozen first where it is not yet.
 
     Args:
         run: its settings are those of `clean`.
+        model: of the standing decision, where the learned detector decides. Before there is a decision nothing has
+            been learned, and clip_score stands for it.
         new: names of shards that were scored just now. Those of the reference itself do not count as new.
 
     Returns:
@@ -122,60 +64,28 @@ def check(run: Run, new: Collection[str]) -> Drift | None:
         InputError: a score table, or the reference, is damaged. StorageError: the storage failed.
     """
     assert isinstance(run.settings, Settings)
-    column = facts(run.settings.detector).column
+    named = run.settings.detector
+    if model is not None:
+        column = LEARNED
+    else:
+        column = PLAIN if named in (AUTO, LEARNED) else facts(named).column
     frozen = load(run.layout, run.storage, run.score_key) or _freeze(run)
+    if frozen is not None and model is not None:
+        frozen = _of_model(run, frozen, model)
     if frozen is None or column not in frozen.columns:
         return None
     reference = frozen.columns[column]
+    needed = [column] if model is None else [*model.columns]
     counts = np.zeros(len(reference.counts), np.int64)
     unscored = shards = 0
-    for table in _tables(run, sorted(set(new) - frozen.shards), lambda data: [column]):
+    for table in _tables(run, sorted(set(new) - frozen.shards), lambda data: needed):
         if table is not None and len(table):
-            values, missing = _values(table, column)
-            counts += _binned(values, reference.edges)
+            values, missing = _values(table, column, model)
+            counts += binned(values, reference.edges)
             unscored, shards = unscored + missing, shards + 1
     if not shards:
         return None
     return compare(reference, counts, unscored, column=column, shards=shards, threshold=run.settings.drift)
-
-
-def compare(
-    reference: Reference, counts: npt.NDArray[np.int64], unscored: int, *, column: str, shards: int, threshold: float
-) -> Drift:
-    """The numbers.
-
-    Args:
-        counts: of the new pairs, in the bins of the reference. unscored: new pairs without a score.
-        threshold: of the population stability index, for infinitely many pairs.
-    """
-    before, after = np.array(reference.counts, np.float64), counts.astype(np.float64)
-    n, m = before.sum() + reference.unscored, after.sum() + unscored
-    groups = _groups(before)
-    p = np.append(np.bincount(groups, before), reference.unscored)
-    q = np.append(np.bincount(groups, after), unscored)
-    used = (p > 0) | (q > 0)
-    # Every bin that anything lies in gets as much as half a pair of either side.
-    p, q = np.maximum(p[used], _HALF) / n, np.maximum(q[used], _HALF) / m
-    psi = float(((q - p) * np.log(q / p)).sum())
-    free = max(1, int(used.sum()) - 1)
-    chance = (free + _CHANCE * math.sqrt(2 * free)) * (1 / n + 1 / m)
-    ks = 0.0
-    if before.sum() and after.sum():
-        ks = float(np.abs(before.cumsum() / before.sum() - after.cumsum() / after.sum()).max())
-    return Drift(column, shards, int(m), unscored, int(n), psi, ks, threshold + float(chance))
-
-
-def describe(values: npt.NDArray[np.float32], unscored: int) -> Reference:
-    """The reference of one score.
-
-    Args:
-        values: finite scores, (n,). unscored: pairs without one.
-    """
-    edges: tuple[float, ...] = ()
-    if values.size:
-        inner = np.quantile(values.astype(np.float64), np.arange(1, QUANTILES) / QUANTILES, method="lower")
-        edges = tuple(float(edge) for edge in np.unique(inner))
-    return Reference(edges, tuple(int(count) for count in _binned(values, edges)), unscored)
 
 
 def load(layout: Layout, storage: Storage, score_key: str) -> Frozen | None:
@@ -223,6 +133,24 @@ def _freeze(run: Run) -> Frozen | None:
     return load(run.layout, run.storage, run.score_key)
 
 
+def _of_model(run: Run, frozen: Frozen, model: Model) -> Frozen | None:
+    """The reference of a learned detector, over the shards of the others; None while one of them has no scores."""
+    key = digest({"scores": run.score_key, "model": model.to_json()})
+    if (known := load(run.layout, run.storage, key)) is not None:
+        return known
+    parts, unscored = [], 0
+    for table in _tables(run, sorted(frozen.shards), lambda data: [*model.columns]):
+        if table is None:
+            return None
+        values, missing = _values(table, LEARNED, model)
+        parts.append(values)
+        unscored += missing
+    columns = {LEARNED: asdict(describe(np.concatenate(parts), unscored))}
+    record = canonical({"shards": sorted(frozen.shards), "columns": columns})
+    settle(run.layout.drift(key), record, run.storage)
+    return load(run.layout, run.storage, key)
+
+
 def _sample(run: Run) -> list[str]:
     """Shards of the fit, by hash, until they hold enough pairs; of all shards where the fit took none."""
     url = run.layout.fit_sample(run.fit_key)
@@ -263,22 +191,9 @@ def _tables(run: Run, shards: Sequence[str], columns: Callable[[bytes], list[str
     return ahead(read, shards)
 
 
-def _values(table: pl.DataFrame, column: str) -> tuple[npt.NDArray[np.float32], int]:
+def _values(table: pl.DataFrame, column: str, model: Model | None = None) -> tuple[npt.NDArray[np.float32], int]:
     """The finite scores of the pairs that have one, and how many have none."""
-    values = table.filter(pl.col("status") == OK)[column].drop_nulls().to_numpy()
-    values = values[np.isfinite(values)].astype(np.float32)
+    ok = table.filter(pl.col("status") == OK)
+    found = ok[column].drop_nulls().to_numpy() if model is None else model.misalignment(ok)
+    values = found[np.isfinite(found)].astype(np.float32)
     return values, len(table) - len(values)
-
-
-def _binned(values: npt.NDArray[np.float32], edges: Sequence[float]) -> npt.NDArray[np.int64]:
-    places = np.searchsorted(np.array(edges, np.float64), values.astype(np.float64), side="left")
-    return np.bincount(places, minlength=len(edges) + 1)
-
-
-def _groups(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """For each bin the number of its group: about BINS groups of equal mass, rising."""
-    total = counts.sum()
-    if not total:
-        return np.zeros(len(counts), np.int64)
-    middle = (counts.cumsum() - counts / 2) / total
-    return np.minimum((middle * BINS).astype(np.int64), BINS - 1)

@@ -18,8 +18,11 @@ from ecif.settings import MethodSettings, ModelSettings, PolicySettings, SampleS
 
 # How scores are averaged, not how the direction was made.
 _SCORE_ONLY = ("segmentations", "negative_role", "columns", "column_probes", "index")
+# Settings that were not in the first version, with the value that stands for what it did: left out of keys then, so
+# that earlier outputs are found again.
+_LATER = {"decode": "full"}
 # Settings of a policy that were not in the first version.
-_POLICY_LATER = ("rank_by", "keep", "keep_count", "where", "by", "control", "overrides", "dedup")
+_POLICY_LATER = ("rank_by", "keep", "keep_count", "where", "by", "control", "overrides", "dedup", "target_precision")
 # Named files: their bytes count, not their paths.
 _FILES = ("model", "pretrained", "validation", "objective", "extend", "checkpoints")
 
@@ -38,7 +41,11 @@ def fit_key(settings: ScoreSettings, contents: Mapping[str, str]) -> str:
             prompts): their paths do not matter, their bytes do.
     """
     numbers = _fields(settings, SampleSettings, ModelSettings, MethodSettings)
-    chosen = {name: value for name, value in numbers.items() if name not in (*_FILES, *_SCORE_ONLY)}
+    chosen = {
+        name: value
+        for name, value in numbers.items()
+        if name not in (*_FILES, *_SCORE_ONLY) and value != _LATER.get(name)
+    }
     return digest({"version": ALGO_VERSION, "contents": dict(contents), **chosen})
 
 

@@ -106,6 +106,7 @@ def choose(
     fit_key: str,
     beside: Mapping[str, str] = MappingProxyType({}),
     model: Model | None = None,
+    threshold: float | None = None,
 ) -> Decision:
     """Turn a policy into a cut, exactly.
 
@@ -119,6 +120,7 @@ def choose(
         key, score_key, fit_key: names to put in the decision.
         beside: shard name -> URL of the parquet beside it, for `by`, `where` and `rank_by`.
         model: of the learned detector, where `policy.detector` names it.
+        threshold: where the policy asks for a precision, the one that has it.
 
     Raises:
         UsageError: no policy, an infinite threshold, or a count above the number of candidates; a column that no table
@@ -129,12 +131,13 @@ def choose(
         raise UsageError(NEEDED)
     if policy.threshold is not None and not math.isfinite(policy.threshold):
         raise UsageError(f"--threshold {policy.threshold} is not finite; use --drop 0 or --drop 1 for none or all")
+    at = policy.threshold if threshold is None else threshold
     worse = facts(policy.detector).higher_is_worse and not policy.rank_by
     rule = Rule(policy.detector, worse, policy.rank_by, policy.where, policy.by, model=model)
     tables = Tables(storage, scores, beside)
     tables.check(rule)
     ranking = Ranking.read(tables, rule)
-    sizes = _sizes(policy, ranking)
+    sizes = _sizes(policy, at, ranking)
     every = bool(policy.where) and policy.cut is None and policy.control is None
     if policy.control is not None:
         rule = Rule(policy.detector, False, by=policy.by, control=policy.control)
@@ -143,17 +146,17 @@ def choose(
         sizes = [by_policy.get(group, 0) for group in chance.groups]
         places, candidates = _places(None, chance, sizes), chance
     else:
-        places, candidates = ([] if every else _places(policy.threshold, ranking, sizes)), ranking
+        places, candidates = ([] if every else _places(at, ranking, sizes)), ranking
     groups: tuple[GroupCut, ...] = ()
     # A threshold is the same in every group, also in one that comes later: then groups are only for the reader.
-    grouped = bool(policy.by) and not every and (policy.threshold is None or policy.control is not None)
+    grouped = bool(policy.by) and not every and (at is None or policy.control is not None)
     if grouped:
         cuts = [
             GroupCut(group, *place, n, size)
             for group, place, n, size in zip(candidates.groups, places, map(int, candidates.counts), sizes, strict=True)
         ]
         groups = tuple(sorted(cuts, key=lambda cut: (cut.group is not None, cut.group or "")))
-    threshold, tie = places[0] if places and not grouped else (None, None)
+    cut, tie = places[0] if places and not grouped else (None, None)
     n_candidates = int(candidates.counts.sum())
     given = policy.model_dump(
         mode="json",
@@ -169,7 +172,7 @@ def choose(
         higher_is_worse=rule.higher_is_worse,
         policy=given,
         unscored=policy.unscored,
-        threshold=threshold,
+        threshold=cut,
         tie=tie,
         n_rows=ranking.n_rows,
         n_ok=ranking.n_ok,
@@ -187,10 +190,10 @@ def choose(
     )
 
 
-def _sizes(policy: PolicySettings, ranking: Ranking) -> list[int]:
-    """How many pairs of each group go."""
-    if policy.threshold is not None:
-        return [int(n) for n in ranking.count_worse(policy.threshold)]
+def _sizes(policy: PolicySettings, at: float | None, ranking: Ranking) -> list[int]:
+    """How many pairs of each group go; `at` is the threshold, if that is what was asked for."""
+    if at is not None:
+        return [int(n) for n in ranking.count_worse(at)]
     counts = [int(n) for n in ranking.counts]
     if policy.cut is None:
         return counts if policy.where else [0] * len(counts)

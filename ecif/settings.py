@@ -55,6 +55,9 @@ class SampleSettings(_Group):
     """How a tar becomes pairs."""
 
     caption: str = Field("txt", description="where the caption is: txt, or json:FIELD")
+    decode: Literal["full", "draft"] = Field(
+        "full", description="JPEGs whole, or no larger than the model's input needs: faster, and other scores"
+    )
     max_member_bytes: int = Field(256 * 2**20, ge=1, description="a shard with a larger member fails")
     max_sample_bytes: int = Field(512 * 2**20, ge=1, description="a shard with a larger sample fails")
     max_sample_members: int = Field(64, ge=1, description="a shard with a sample of more members fails")
@@ -110,7 +113,9 @@ class DeviceSettings(_Group):
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     micro_batch: int = Field(128, ge=1, description="samples that go through the towers at once: what fits the device")
-    workers: int = Field(2, ge=0, description="threads that decode images; 0 decodes in the main thread")
+    workers: int | None = Field(
+        None, ge=0, description="threads that decode images; 0 decodes in the main thread [default: one per core]"
+    )
 
 
 class MethodSettings(_Group):
@@ -201,14 +206,17 @@ class MethodSettings(_Group):
         return self.min_batch if self.min_batch is not None else max(2, self.batch_size // 4)
 
 
-CUTS = ("drop", "drop_count", "keep", "keep_count", "threshold")
+CUTS = ("drop", "drop_count", "keep", "keep_count", "threshold", "target_precision")
 """Settings that say how many pairs go; at most one is given."""
 
 
 class PolicySettings(_Group):
     """What to drop (docs/policies.md). Without a policy nothing is dropped."""
 
-    detector: str = Field("clip_score", description="score column that decides")
+    detector: str = Field(
+        detectors.AUTO,
+        description="score column that decides; auto: p_misaligned, or clip_score where too few canaries taught it",
+    )
     rank_by: str = Field(
         "", description="rank by this expression over columns instead of --detector; the lowest values go first"
     )
@@ -217,6 +225,9 @@ class PolicySettings(_Group):
     keep: Decimal | None = Field(None, description="keep exactly this fraction of the scored pairs, the best ones")
     keep_count: int | None = Field(None, ge=0, description="keep exactly this many scored pairs, the best ones")
     threshold: float | None = Field(None, description="drop the pairs whose score is worse than this value")
+    target_precision: Decimal | None = Field(
+        None, description="drop as many pairs as possible, so that by the canaries this share of them is wrong"
+    )
     where: str = Field(
         "", description="drop only pairs for which this expression over columns is true; alone: all of them"
     )
@@ -247,6 +258,13 @@ class PolicySettings(_Group):
         # 0.1 and 0.10 are one decision, and get one key.
         return value if value is None else Decimal(format(value.normalize(), "f"))
 
+    @field_validator("target_precision")
+    @classmethod
+    def _precision(cls, value: Decimal | None) -> Decimal | None:
+        if value is not None and not (value.is_finite() and 0 < value < 1):
+            raise ValueError(f"a precision lies between 0 and 1, as 0.9 does, not {value}")
+        return value if value is None else Decimal(format(value.normalize(), "f"))
+
     @field_validator("threshold")
     @classmethod
     def _finite(cls, value: float | None) -> float | None:
@@ -268,6 +286,9 @@ class PolicySettings(_Group):
             raise ValueError("--control drops as many pairs at random as a policy would: give --drop or another one")
         if self.rank_by and not given and not self.dedup:
             raise ValueError("--rank-by ranks pairs for a cut: give --drop, --keep, --threshold or a number, too")
+        if self.target_precision is not None and (self.rank_by or self.where):
+            other = "--rank-by" if self.rank_by else "--where"
+            raise ValueError(f"--target-precision is known of cuts through a score over all pairs: not with {other}")
         if self.by and not given and not self.where:
             raise ValueError("--by divides a policy among groups: give --drop, --keep or another one, too")
         return self
@@ -275,7 +296,10 @@ class PolicySettings(_Group):
     @property
     def columns_used(self) -> frozenset[str]:
         """Columns that decide: of the score tables, or of those beside the shards."""
-        ranked = columns(parse(self.rank_by, "--rank-by")) if self.rank_by else frozenset((self.detector,))
+        if self.rank_by:
+            ranked = columns(parse(self.rank_by, "--rank-by"))
+        else:
+            ranked = frozenset(() if self.detector == detectors.AUTO else (self.detector,))
         return ranked | (columns(parse(self.where, "--where")) if self.where else frozenset())
 
     @property

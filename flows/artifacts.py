@@ -18,10 +18,10 @@ from prefect.artifacts import (
 )
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from ecif.drift import Drift
 from ecif.inventory import Shard
 from ecif.report.numbers import Numbers
 from ecif.selection import Decision
+from ecif.stability import Drift
 from flows import pages
 from flows.harmless import harmless
 from flows.markdown import escaped, link

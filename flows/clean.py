@@ -101,7 +101,8 @@ def _clean(sources: list[str], settings: Settings, prefix: str | None, progress:
         stages.score()
         if settings.on_drift != "ignore":
             with harmless("whether the new shards have drifted is not known"):
-                drifted = drift.check(stages.run, stages.arrived())
+                model = decision.rule.model if decision is not None else None
+                drifted = drift.check(stages.run, stages.arrived(), model)
         decision = stages.decide() or decision
         if settings.has_policy and decision is not None:
             stages.write()

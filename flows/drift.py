@@ -15,10 +15,10 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
-from ecif.drift import Drift
 from ecif.progress import Progress
 from ecif.run import Run
 from ecif.settings import Settings, saved
+from ecif.stability import Drift
 from flows import summary
 
 EVENT = "ecif.corpus.drifted"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ecif.metrics import Totals
 
 if TYPE_CHECKING:
-    from ecif.drift import Drift
+    from ecif.stability import Drift
 
 ONE_FAILED = "; 1 shard failed and was set aside"
 

@@ -11,14 +11,13 @@ import heapq
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ecif.detectors import facts
-from ecif.drift import Drift
 from ecif.report import figures
 from ecif.report.distribution import QUANTILES
 from ecif.report.numbers import Numbers
 from ecif.report.numerals import integer, number, percent
 from ecif.report.page import histogram
 from ecif.selection import Decision
+from ecif.stability import Drift
 from flows.counts import ShardCount
 from flows.markdown import escaped, link, table, wrapped
 from flows.outcome import Outcome
@@ -91,7 +90,7 @@ def pairs(numbers: Numbers, report: str | None, inputs: Mapping[str, str]) -> li
         | {"pair": escaped(pair.key), "shard": link(pair.shard, inputs.get(pair.shard, "")), "index": pair.index}
         | {column.replace("_", " "): number(pair.scores.get(column)) for column in columns}
         | {"fate": "dropped" if pair.dropped else "kept"}
-        | {"picture": link("report", report, "harmful") if report else ""}
+        | {"picture": link("report", report, "pairs") if report else ""}
         for place, pair in enumerate(numbers.sets["worst"], 1)
     ]
 
@@ -104,16 +103,16 @@ def scores(decision: Decision | None, numbers: Numbers) -> str:
     if drawing is not None:
         data = base64.b64encode(figures.alone(drawing, figures.WIDE).encode()).decode()
         lines += [f"![histogram of the deciding score](data:image/svg+xml;base64,{data})", ""]
-    if decision is not None and decision.line is not None:
-        worse = "above" if decision.higher_is_worse else "below"
+    if numbers.line is not None:
+        worse = "above" if numbers.detector.higher_is_worse else "below"
         lines += [
-            f"Cut: {number(decision.line, 6)}; pairs {worse} it are dropped, {integer(numbers.cut)} in all.",
+            f"Cut: {number(numbers.line, 6)}; pairs {worse} it are dropped, {integer(numbers.cut)} in all.",
             "",
         ]
     heads = ["score", "lowest", *(f"{q:.0%}".replace("50%", "median") for q in QUANTILES), "highest"]
     rows = [
         [
-            facts(name).column.replace("_", " "),
+            name.replace("_", " "),
             number(sketch.smallest),
             *(number(sketch.quantile(q)) for q in QUANTILES),
             number(sketch.largest),

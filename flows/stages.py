@@ -25,7 +25,7 @@ from ecif.selection import Decision
 from ecif.settings import Settings
 from ecif.stages import fit, outcome, score
 from ecif.stages.loop import bear
-from ecif.stages.plan import decision_key, freeze_lists, load_decision, mark_applied, plan
+from ecif.stages.plan import decision_keys, freeze_lists, load_decision, mark_applied, plan
 from ecif.stages.write import to_pack
 from ecif.storage.urls import is_allowed, resolved
 from flows import artifacts
@@ -139,7 +139,7 @@ class Stages:
         if not self.settings.has_policy:
             return None
         with self._stage("plan"):
-            if not storage.exists(layout.decision(self._decision_key)):
+            if not any(storage.exists(layout.decision(key)) for key in self._decision_keys):
                 # The cut holds for good, so it is not made from a part of the corpus that is only late.
                 if any(item["passing"] for item in self.failed.values()):
                     self.progress.note(
@@ -150,7 +150,7 @@ class Stages:
                 if len(self.shards) < len(run.inventory.shards):
                     self.progress.note("the cut waits for a run over the whole corpus: this one has a prefix")
                     return None
-            decision = plan(layout, storage, self.settings, run.score_key, set_aside=set(self.failed))
+            decision = plan(layout, storage, self.settings, run.score_key, self.progress, set_aside=set(self.failed))
             outcome.check(layout, storage, decision, self.settings.guard, self.progress)
             mark_applied(layout, storage, decision, self.settings)
             self.job = replace(self.job, decision_key=decision.key)
@@ -226,7 +226,7 @@ class Stages:
         if not storage.exists(layout.applied()):
             return None
         decision = load_decision(layout, storage)
-        if self.settings.has_policy and decision.key != self._decision_key:
+        if self.settings.has_policy and decision.key not in self._decision_keys:
             raise ConflictError(
                 f"this output holds the decision {decision.key}, made with other settings; choose a new --out",
                 url=layout.applied(),
@@ -274,9 +274,9 @@ class Stages:
         return {name: item["reason"] for name, item in self.failed.items()}
 
     @cached_property
-    def _decision_key(self) -> str:
+    def _decision_keys(self) -> tuple[str, ...]:
         """The lists are read once: what they say when the run begins."""
-        return decision_key(self.run.score_key, self.settings, freeze_lists(self.settings, self.run.storage))
+        return decision_keys(self.run.score_key, self.settings, freeze_lists(self.settings, self.run.storage))
 
     def _fan(
         self,

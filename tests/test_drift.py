@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecif import drift
-from ecif.drift import Drift, check, compare, describe
+from ecif.calibration.learned import Model
+from ecif.drift import check
 from ecif.errors import InputError
 from ecif.inventory import Inventory, Shard
 from ecif.layout import Layout
 from ecif.run import Run
 from ecif.settings import Settings
+from ecif.stability import Drift, compare, describe
 from ecif.storage import Storage
 
 Scores = npt.NDArray[np.float32]
@@ -163,6 +166,41 @@ def test_any_column_of_scores_can_decide(output: Output) -> None:
     assert by_clip is not None
     assert by_influence is not None
     assert by_influence.ks == pytest.approx(by_clip.ks, abs=0.02)
+
+
+MODEL = Model(("clip_score", "influence"), (-1.0, -1.0), (0.0, 0.0), (1.0, 1.0), (1.0, 0.5), 0.1, "clip_score", 1.0)
+
+
+def test_the_learned_detector_is_held_against_its_own_reference(output: Output) -> None:
+    """Of the same shards; frozen beside that of the columns, and for one model."""
+    assert check(output.run("auto"), ["0", "2"], MODEL) is not None
+    output.score("new", _normal(9, 2_000, shift=1.0), unscored=7)
+    found = check(output.run("auto"), ["new"], MODEL)
+    assert found is not None
+    assert (found.column, found.pairs, found.unscored, found.reference_pairs) == ("p_misaligned", 2_007, 7, 4_040)
+    assert found.drifted
+    # misalignment falls with clip_score, as the influence of these tables is its negative: a monotone map keeps KS.
+    by_clip = check(output.run(), ["new"])
+    assert by_clip is not None
+    assert found.ks == pytest.approx(by_clip.ks, abs=0.02)
+    names = output.storage.list(output.layout.drift("x").rpartition("/")[0] + "/")
+    assert len([*names]) == 2
+    other = replace(MODEL, weights=(1.0, 0.25))
+    assert check(output.run("auto"), ["new"], other) is not None
+    assert len([*output.storage.list(output.layout.drift("x").rpartition("/")[0] + "/")]) == 3
+
+
+def test_before_a_decision_clip_score_stands_for_what_is_not_learned_yet(output: Output) -> None:
+    for detector in ("auto", "p_misaligned"):
+        found = check(output.run(detector), ["0", "2"])
+        assert found is not None
+        assert found.column == "clip_score"
+
+
+def test_a_learned_detector_has_no_reference_before_the_sample_is_scored(output: Output) -> None:
+    check(output.run(), ["0"])
+    output.storage.delete(output.layout.scores("scores", "3"))
+    assert check(output.run("auto"), ["0"], MODEL) is None
 
 
 def test_there_is_no_reference_before_the_sample_is_scored(output: Output) -> None:

@@ -140,7 +140,7 @@ def decided(run: Run, settings: Settings, trial: Rehearsal) -> Iterator[Step]:
     if not settings.has_policy:
         yield Step("plan", "nothing: no policy is given, so nothing is dropped")
     elif waiting := {shard.name for shard in shards} - score.done(run):
-        yield Step("plan", f"a cut by {settings.detector}, when {len(waiting):,} more shards have scores")
+        yield Step("plan", f"a cut by {_deciding(settings)}, when {len(waiting):,} more shards have scores")
         share = 1 - float(settings.drop) if settings.drop is not None else None
         size = None if share is None else round(share * sum(shard.size for shard in shards))
         where = f"{layout.root}/ (tars, with ledgers and manifests)"
@@ -176,6 +176,12 @@ def size(count: int) -> str:
     while value >= 1000 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
     return f"{count:,} bytes" if unit == 0 else f"{value:.3g} {_UNITS[unit]}"
+
+
+def _deciding(settings: Settings) -> str:
+    from ecif.stages import deciding
+
+    return " or, with few canaries, ".join(one.rank_by or one.detector for one in deciding.candidates(settings))
 
 
 def _model(settings: ScoreSettings) -> str:

@@ -61,7 +61,7 @@ def _plan(
     without: tuple[str, ...],
     show: progress.Progress,
 ) -> Answer:
-    from ecif.stages import outcome
+    from ecif.stages import deciding, outcome
     from ecif.stages import plan as stage
 
     decision = stage.plan(layout, storage, chosen, scores, show, set_aside=without)
@@ -70,8 +70,11 @@ def _plan(
             f"this output holds the decision {held} already, and apply follows that one; another one needs a new --out"
         )
     comes_to = outcome.of(layout, storage, decision, show)
-    text = "\n".join((decision.headline(), *comes_to.lines()))
+    promised = deciding.expected(layout, storage, decision)
+    lines = (decision.headline(), *comes_to.lines(), *((promised.line(),) if promised else ()))
     value = {"decision": layout.decision(decision.key), **decision.to_json(), "outcome": asdict(comes_to)}
+    value["expected"] = promised.to_json() if promised else None
+    text = "\n".join(lines)
     return Answer(text, value)
 
 

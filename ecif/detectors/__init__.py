@@ -200,6 +200,10 @@ NAMES = tuple(facts.name for facts in _ALWAYS)
 OPTIONAL = tuple(facts.name for facts in (*_OPTIONAL, *_RELATIVE))
 COLUMNS = (*NAMES, *OPTIONAL)
 LEARNED = _LEARNED.name
+PLAIN = "clip_score"
+"""Decides where nothing was learned: every corpus has it, and no other single column is surely better on all."""
+AUTO = "auto"
+"""Names no detector: the policy leaves it open (`stages.deciding`)."""
 
 
 def facts(name: str) -> Facts:
@@ -212,7 +216,7 @@ def facts(name: str) -> Facts:
         return _BY_NAME[name]
     except KeyError:
         hint = did_you_mean(name, _BY_NAME)
-        raise UsageError(f"--detector: there is no {name!r}; choose one of {', '.join(_BY_NAME)}.{hint}") from None
+        raise UsageError(f"--detector: there is no {name!r}; choose {AUTO} or one of {', '.join(_BY_NAME)}.{hint}") from None
 
 
 def load(name: str) -> Callable[[Any], Any]:

@@ -56,6 +56,7 @@ class Decision:
         groups: the cuts by group; a pair of another group stays. Then there is no `threshold` beside them.
         model: of the learned detector, where that decides.
         candidates: how many of the scored pairs were candidates; None: all.
+        calibration: key of what canaries said of the scores when the cut was made; empty where there were none.
     """
 
     key: str
@@ -85,6 +86,7 @@ class Decision:
     groups: tuple[GroupCut, ...] = ()
     candidates: int | None = None
     model: dict[str, Any] | None = None
+    calibration: str = ""
 
     @property
     def rule(self) -> Rule:
@@ -146,7 +148,7 @@ class Decision:
 # Fields that came after the first version, and what they are where a file does not have them.
 _LATER: dict[str, Any] = {
     "override_drop": "", "override_keep": "", "duplicates": "", "rank_by": "", "where": "", "by": "", "control": None,
-    "every": False, "groups": (), "candidates": None, "model": None,
+    "every": False, "groups": (), "candidates": None, "model": None, "calibration": "",
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ecif import detectors, inventory, keys, lists, selection
+from ecif import detectors, inventory, lists, selection
 from ecif.agreement import canonical, settle
 from ecif.calibration.learned import Model
 from ecif.errors import ConflictError, InputError, MissingFileError, UsageError
@@ -27,6 +27,7 @@ from ecif.policy.tables import Tables, beside_of
 from ecif.progress import Progress, Silent
 from ecif.settings import PolicySettings, SampleSettings, WriteSettings, build
 from ecif.shards.tar import Limits
+from ecif.stages import deciding
 from ecif.storage import Storage
 
 
@@ -62,17 +63,16 @@ def plan(
             them.
 
     Raises:
-        UsageError: no policy; no or several sets of scores; other shards of the inventory without scores.
+        UsageError: no policy; no or several sets of scores; other shards of the inventory without scores; a policy that
+            needs canaries, where there are too few.
         InputError: scores or an existing decision cannot be read.
     """
     if not policy.has_policy:
         raise UsageError(selection.NEEDED)
     score_key = score_key or only_score_key(layout, storage)
     frozen = freeze_lists(policy, storage)
-    key = decision_key(score_key, policy, frozen)
-    url = layout.decision(key)
-    if storage.exists(url):
-        return load_decision(layout, storage, key)
+    if (standing := _standing(layout, storage, decision_keys(score_key, policy, frozen))) is not None:
+        return standing
     shards = inventory.load(layout, storage).shards
     scored = scored_shards(layout, storage, score_key)
     if missing := [shard.name for shard in shards if shard.name not in scored and shard.name not in set_aside]:
@@ -83,11 +83,26 @@ def plan(
     scores = {shard.name: layout.scores(score_key, shard.name) for shard in shards if shard.name in scored}
     meta = score_meta(layout, storage, score_key)
     _refuse_missing_columns(policy, meta["settings"].get("columns", ()))
+    policy, calibration = deciding.chosen(policy, layout, storage, score_key, meta["settings"], progress)
+    key = decision_keys(score_key, policy, frozen)[0]
+    learned = calibration is not None and policy.detector == detectors.LEARNED and not policy.rank_by
+    model = calibration.model if calibration is not None and learned else None
+    threshold = None
+    if policy.target_precision is not None and calibration is not None:
+        threshold = deciding.cut_for(calibration, policy.detector, float(policy.target_precision))
     progress.stage("plan", 0, "shards")
     try:
-        model, beside = _learned(layout, storage, policy, score_key, meta["settings"]), beside_of(shards)
+        beside = beside_of(shards)
         decision = selection.choose(
-            storage, scores, policy, key=key, score_key=score_key, fit_key=meta["fit_key"], beside=beside, model=model
+            storage,
+            scores,
+            policy,
+            key=key,
+            score_key=score_key,
+            fit_key=meta["fit_key"],
+            beside=beside,
+            model=model,
+            threshold=threshold,
         )
         same = _duplicates(storage, scores, policy, beside, model)
         progress.advance(len(scores))
@@ -99,9 +114,9 @@ def plan(
     if same is not None:
         digests["duplicates"] = lists.digest(same)
         storage.publish(layout.duplicates(key, digests["duplicates"]), same)
-    decision = replace(decision, **digests)
+    decision = replace(decision, **digests, calibration="" if calibration is None else calibration.key)
     # Another writer, who saw another inventory, may have been first: what is frozen holds.
-    stands = settle(url, canonical(decision.to_json()), storage)
+    stands = settle(layout.decision(key), canonical(decision.to_json()), storage)
     return decision if stands == canonical(decision.to_json()) else load_decision(layout, storage, key)
 
 
@@ -134,22 +149,6 @@ def _duplicates(
     return duplicates.find(Tables(storage, scores, beside), rule, policy.dedup)
 
 
-def _learned(
-    layout: Layout, storage: Storage, policy: PolicySettings, score_key: str, settings: Mapping[str, Any]
-) -> Model | None:
-    """The learned detector of these scores, where it decides; it is calibrated now if it has not been.
-
-    Raises:
-        UsageError: the scores were made without canaries.
-    """
-    if policy.detector != detectors.LEARNED or policy.rank_by:
-        return None
-    from ecif.calibration import state
-
-    share = float(settings.get("canaries", 0.0))
-    return state.calibrate(layout, storage, score_key, keys.canary_key(score_key, share)).model
-
-
 def _refuse_missing_columns(policy: PolicySettings, computed: Collection[str]) -> None:
     """Refuse score columns that are computed on demand and were not."""
     for column in sorted(policy.columns_used & set(detectors.OPTIONAL) - set(computed)):
@@ -158,9 +157,18 @@ def _refuse_missing_columns(policy: PolicySettings, computed: Collection[str]) -
         raise UsageError(problem)
 
 
-def decision_key(score_key: str, policy: PolicySettings, frozen: Mapping[str, bytes]) -> str:
-    """The key of the decision of a policy; `frozen` is what `freeze_lists` gave."""
-    return keys.decision_key(score_key, policy, {name: lists.digest(data) for name, data in frozen.items()})
+def decision_keys(score_key: str, policy: PolicySettings, frozen: Mapping[str, bytes]) -> tuple[str, ...]:
+    """The keys that the decision of a policy can have, the better detector first; `frozen` is of `freeze_lists`."""
+    return deciding.decision_keys(score_key, policy, {name: lists.digest(data) for name, data in frozen.items()})
+
+
+def _standing(layout: Layout, storage: Storage, keys: Sequence[str]) -> Decision | None:
+    """The decision that has been made: the one that the output is bound to, if it is of these, else the first."""
+    made = [key for key in keys if storage.exists(layout.decision(key))]
+    if not made:
+        return None
+    held = applied(layout, storage)
+    return load_decision(layout, storage, held.decision if held is not None and held.decision in made else made[0])
 
 
 def load_decision(layout: Layout, storage: Storage, key: str | None = None) -> Decision:

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from bench.method.detection_heads import Heads
-from bench.method.detection_measures import DRAWS, Judge
+from bench.method.detection_measures import DRAWS, Judge, _auprc, _auroc, _precision
 from bench.method.detection_scores import ALL, Detectors
 from bench.method.detection_sets import Features, Model, Set
 from bench.method.detection_variants import Variants, harm, single
@@ -88,7 +88,13 @@ def test_the_bootstrap_resamples_pairs() -> None:
     drawn = np.repeat(np.arange(200), judge._weights[3].astype(int))
     assert judge._weights.shape == (DRAWS, 200)
     for score in (badness, other):
-        assert judge._resampled(score)[3] == pytest.approx(roc_auc_score(wrong[drawn], score[drawn]))
+        draws = judge._drawn(score)
+        assert _auroc(draws)[3] == pytest.approx(roc_auc_score(wrong[drawn], score[drawn]))
+        assert _auprc(draws)[3] == pytest.approx(average_precision_score(wrong[drawn], score[drawn]))
+    worst = np.argsort(-badness[drawn], kind="stable")[:20]
+    assert _precision(judge._drawn(badness), 0.1)[3] == pytest.approx(wrong[drawn][worst].mean())
     difference = judge.difference(badness, other)
     assert difference.low < difference.value < difference.high
+    for pair in (judge.difference_auprc(badness, other), judge.difference_precision(badness, other, 0.1)):
+        assert pair.low <= pair.value <= pair.high
     assert judge.difference(badness, badness).low == judge.difference(badness, badness).high == 0

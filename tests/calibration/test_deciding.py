@@ -64,7 +64,7 @@ def test_exactly_the_most_misaligned_pairs_go(world: World, calibration: Calibra
 def test_decisions_by_columns_are_written_as_before(world: World) -> None:
     scores = {name: world.layout.scores(SCORES, name) for name in tables(world)}
     plain = choose(
-        Storage(), scores, PolicySettings(drop=Decimal("0.1")), key="k", score_key=SCORES, fit_key="f"
+        Storage(), scores, PolicySettings(detector="clip_score", drop=Decimal("0.1")), key="k", score_key=SCORES, fit_key="f"
     )  # fmt: skip
     assert "model" not in plain.to_json()
     assert plain.rule.model is None

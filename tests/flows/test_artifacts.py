@@ -21,12 +21,12 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from ecif.drift import Drift
 from ecif.progress import Silent
 from ecif.report.gather import gather
 from ecif.report.numbers import Numbers
 from ecif.report.tally import SHOWN
 from ecif.selection import Decision
+from ecif.stability import Drift
 from flows import artifacts, harmless, pages
 from flows.counts import ShardCount
 from flows.outcome import Outcome
@@ -105,7 +105,7 @@ def test_the_worst_pairs_lead_to_their_shard_and_to_the_report(scored: tuple[Cor
     assert (first["rank"], first["pair"], first["index"], first["fate"]) == (1, "000000", 0, "dropped")
     assert (first["influence"], first["clip score"]) == ("−10.0", "10.0")
     assert first["shard"] == "[00](https://host/00.tar)"
-    assert first["picture"] == "[report](https://host/report.html#harmful)"
+    assert first["picture"] == "[report](https://host/report.html#pairs)"
     assert {item["fate"] for item in rows} == {"dropped", "kept"}
 
 

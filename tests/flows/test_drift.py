@@ -14,11 +14,12 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymen
 from prefect.flow_engine import run_flow
 
 from ecif import manifest
-from ecif.drift import Drift, check
+from ecif.drift import check
 from ecif.inventory import Inventory
 from ecif.layout import Layout
 from ecif.run import Run, open_run
 from ecif.settings import Settings, saved
+from ecif.stability import Drift
 from ecif.storage import Storage
 from flows.clean import clean, run_clean
 from flows.drift import refit_out, respond
