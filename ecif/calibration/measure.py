@@ -48,6 +48,10 @@ class Estimate:
             raise ValueError(f"an estimate has a value and two ends, not {value!r}")
         return cls(*low_to_high)
 
+    def percent(self) -> str:
+        """For people: `69 % [47, 100]`."""
+        return f"{100 * self.value:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}]"
+
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 

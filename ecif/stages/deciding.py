@@ -45,8 +45,8 @@ class Expected:
     def line(self) -> str:
         """For people."""
         return (
-            f"by the canaries: precision {self.precision}, recall {self.recall}, {self.share} of all pairs are "
-            "mistakes; natural mistakes may be easier or harder to find"
+            f"if mistakes are like the canaries, {self.precision.percent()} of what goes is wrong, and "
+            f"{self.recall.percent()} of what is wrong goes; {self.share.percent()} of all pairs are wrong"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -111,19 +111,20 @@ def chosen(
     options = candidates(policy)
     try:
         found = calibrated(layout, storage, score_key, settings, progress)
-    except UsageError:
+    except UsageError as error:
         if len(options) == 1 and (options[0].detector == detectors.LEARNED or policy.cut == "target_precision"):
             raise
-        found = None
+        if len(options) > 1:
+            progress.note(f"{detectors.PLAIN} decides: {error}")
+        return options[-1], None
     if len(options) == 1:
         return options[0], found
     learned, plain = options
-    planted = 0 if found is None else sum(found.canaries.values())
-    if planted >= FEWEST:
+    if (planted := sum(found.canaries.values())) >= FEWEST:
         return learned, found
     progress.note(
         f"{detectors.PLAIN} decides: {planted:,} canaries are too few to learn {detectors.LEARNED} from, which takes "
-        f"{FEWEST} (--canaries, and more pairs)"
+        f"{FEWEST}; a larger --canaries in a new output has more"
     )
     return plain, found
 

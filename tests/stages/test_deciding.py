@@ -151,7 +151,7 @@ def test_the_promise_is_near_the_truth_where_mistakes_are_like_canaries(make: Ma
     assert promised.precision.low <= precision <= promised.precision.high
     assert promised.recall.low - 0.05 <= recall <= promised.recall.high + 0.05
     assert promised.share.low <= world.wrong.mean() <= promised.share.high
-    assert "precision" in promised.line()
+    assert f"{100 * promised.precision.value:.0f} % [" in promised.line()
 
 
 def test_what_no_cut_reaches_is_refused_with_what_the_best_one_has(make: Made) -> None:
