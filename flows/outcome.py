@@ -28,6 +28,7 @@ class Outcome:
         failed: {"shard", "stage", "reason", "passing"} of the shards that were set aside.
         missing: members of brace ranges that do not exist.
         decision_key: None when nothing was decided: no policy, or a storage that failed before.
+        cut: what decided, in words. expected: what canaries promise of it (`ecif.stages.deciding`); empty without them.
         report: URL of the report.
         seconds: by stage, of this run.
     """
@@ -47,6 +48,8 @@ class Outcome:
     missing: int = 0
     score_key: str = ""
     decision_key: str | None = None
+    cut: str = ""
+    expected: str = ""
     report: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 

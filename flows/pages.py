@@ -150,6 +150,10 @@ def stages(outcome: Outcome) -> list[dict[str, Any]]:
 def outcome_page(outcome: Outcome) -> str:
     """The outcome."""
     lines = [f"# {escaped(outcome.out)}", "", f"{outcome.headline()}."]
+    if outcome.cut:
+        lines += ["", f"Dropped: {escaped(outcome.cut)}."]
+    if outcome.expected:
+        lines += ["", f"{escaped(outcome.expected)}."]
     if outcome.report:
         lines += ["", f"Report: {link(outcome.report, outcome.report)}"]
     total = outcome.kept + outcome.dropped + outcome.quarantined

@@ -23,7 +23,7 @@ from ecif.report.numbers import Numbers
 from ecif.run import Run, open_run
 from ecif.selection import Decision
 from ecif.settings import Settings
-from ecif.stages import fit, outcome, score
+from ecif.stages import deciding, fit, outcome, score
 from ecif.stages.loop import bear
 from ecif.stages.plan import decision_keys, freeze_lists, load_decision, mark_applied, plan
 from ecif.stages.write import to_pack
@@ -31,6 +31,7 @@ from ecif.storage.urls import is_allowed, resolved
 from flows import artifacts
 from flows.counts import counts
 from flows.fanout import Fanned, fan_out
+from flows.harmless import harmless
 from flows.outcome import Outcome
 from tasks.device import devices
 from tasks.groups import Job
@@ -266,9 +267,18 @@ class Stages:
             missing=len(run.inventory.missing),
             score_key=run.score_key,
             decision_key=decision.key if decision else None,
+            cut=decision.cut if decision and decision.n_dropped else "",
+            expected=self._promised(decision),
             report=run.layout.report() if run.storage.exists(run.layout.report()) else None,
             seconds={stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
         )
+
+    def _promised(self, decision: Decision | None) -> str:
+        """What canaries say of the decision; it is no reason for a run to fail."""
+        promised = None
+        with harmless("what canaries promise is not known"):
+            promised = deciding.expected(self.run.layout, self.run.storage, decision) if decision else None
+        return promised.line() if promised else ""
 
     def _reasons(self) -> dict[str, str]:
         return {name: item["reason"] for name, item in self.failed.items()}

@@ -37,6 +37,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "plan": (
         ("Drop the worst tenth", "ecif plan /data/clean --drop 0.1"),
+        ("As many as are wrong with 90 %", "ecif plan /data/clean --target-precision 0.9"),
         ("Look before", "ecif plan /data/clean --drop-count 50000 --dry-run"),
         ("The best 30 % of every language", "ecif plan /data/clean --keep 0.3 --by language --detector influence"),
     ),
@@ -85,6 +86,18 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "doctor": (
         ("Before a run", "ecif doctor s3://bucket/clean"),
         ("A place that is only a source", "ecif doctor s3://bucket/raw --read-only"),
+    ),
+    "bench profile": (("What would make it faster?", f"ecif bench profile {_RUN}"),),
+    "bench effects": (
+        (
+            "Is a model better without the worst tenth?",
+            "ecif bench effects /data/clean --evaluation /data/test.tar --drop 0.1",
+        ),
+        (
+            "Two scores, with more seeds",
+            "ecif bench effects /data/clean --evaluation /data/test.tar --drop 0.1 \\\n"
+            "  --seeds 10 --compare clip_score --compare p_misaligned",
+        ),
     ),
 }
 

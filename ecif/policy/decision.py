@@ -94,18 +94,22 @@ class Decision:
         model = None if self.model is None else Model.from_json(self.model)
         return Rule(self.detector, self.higher_is_worse, self.rank_by, self.where, self.by, self.control, model)
 
-    def headline(self) -> str:
-        """The decision in one line, for people."""
+    @property
+    def cut(self) -> str:
+        """What goes, in a few words."""
         if self.groups:
             cut = f"by {self.rule.title} in each of {len(self.groups):,} groups of {self.by}"
         elif self.every:
             cut = "all of those"
         else:
             cut = "nothing" if self.threshold is None else f"{self.rule.title} beyond {self.threshold:.6g}"
-        cut += f", where {self.where}" if self.where else ""
+        return cut + (f", where {self.where}" if self.where else "")
+
+    def headline(self) -> str:
+        """The decision in one line, for people."""
         of = "" if self.candidates is None else f"{self.candidates:,} candidates among "
         return (
-            f"decision {self.key}: drop {self.n_dropped:,} of {of}{self.n_ok:,} scored pairs ({cut}), "
+            f"decision {self.key}: drop {self.n_dropped:,} of {of}{self.n_ok:,} scored pairs ({self.cut}), "
             f"{self.n_rows:,} pairs in {self.shards:,} shards"
         )
 
