@@ -34,8 +34,8 @@ import polars as pl
 from ecif import inventory
 from ecif.inventory import Shard
 from ecif.layout import Layout
+from ecif.policy.settings import PolicySettings
 from ecif.selection import Decision, choose
-from ecif.settings import PolicySettings
 from ecif.sources import expand
 from ecif.stages.apply import apply_shard
 from ecif.storage import Storage, is_remote

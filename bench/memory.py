@@ -21,8 +21,9 @@ from bench.prepared import Prepared, prepare
 
 def one(stage: str, demo: Prepared, out: Path) -> None:
     """Run one stage in this process."""
+    from ecif.policy.settings import PolicySettings
     from ecif.run import open_run
-    from ecif.settings import PolicySettings, Settings
+    from ecif.settings import Settings
     from ecif.stages import apply, fit, plan, score
     from ecif.stages.engine import load_engine
 

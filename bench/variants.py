@@ -19,8 +19,9 @@ import polars as pl
 from bench.real import cifar10n
 from ecif import detectors
 from ecif.demo.evaluation import auroc
+from ecif.fields import build
 from ecif.run import open_run
-from ecif.settings import ScoreSettings, build
+from ecif.settings import ScoreSettings
 from ecif.stages import fit, score
 from ecif.stages.engine import load_engine
 

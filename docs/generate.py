@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings
 
 from ecif import api, cli, errors, results, settings
 from ecif.cli import examples
+from ecif.policy.settings import PolicySettings
 from ecif.shards.decode import STATUSES
 
 DOCS = Path(__file__).resolve().parent
@@ -30,7 +31,7 @@ GROUPS: dict[type[BaseSettings], str] = {
     settings.ModelSettings: "Model",
     settings.MethodSettings: "Method",
     settings.CanarySettings: "Canaries",
-    settings.PolicySettings: "Policy",
+    PolicySettings: "Policy",
     settings.DeviceSettings: "Device",
     settings.WriteSettings: "Writing",
     settings.StorageSettings: "Storage",
@@ -69,7 +70,7 @@ class Option:
 
 def commands() -> dict[str, App]:
     """The commands of `ecif`, by name, in the order in which the command line has them."""
-    return {name: cli.app[name] for name in cli.app if not name.startswith("-")}
+    return cli.commands()
 
 
 def arguments(command: App) -> Iterator[tuple[str, Any]]:

@@ -29,8 +29,9 @@ from ecif.cli import verify as verify_command
 from ecif.cli.answer import Answer
 from ecif.cli.keywords import Url, call, plain, refuse_unknown, split, usual_of
 from ecif.cli.options import ApplySettings, PlanSettings, place, settings_of
+from ecif.fields import build
 from ecif.results import Applied, Cleaned, Fitted, Planned, Rehearsed, Reported, Result, Scored
-from ecif.settings import ScoreSettings, Settings, StorageSettings, build
+from ecif.settings import ScoreSettings, Settings, StorageSettings
 
 if TYPE_CHECKING:
     import polars as pl

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ecif import ALGO_VERSION, canaries
-from ecif.settings import MethodSettings, ModelSettings, PolicySettings, SampleSettings, ScoreSettings
+from ecif.policy.settings import PolicySettings
+from ecif.settings import MethodSettings, ModelSettings, SampleSettings, ScoreSettings
 
 # How scores are averaged, not how the direction was made.
 _SCORE_ONLY = ("segmentations", "negative_role", "columns", "column_probes", "index")
@@ -44,7 +45,7 @@ def fit_key(settings: ScoreSettings, contents: Mapping[str, str]) -> str:
     chosen = {
         name: value
         for name, value in numbers.items()
-        if name not in (*_FILES, *_SCORE_ONLY) and value != _LATER.get(name)
+        if name not in (*_FILES, *_SCORE_ONLY) and (name not in _LATER or value != _LATER[name])
     }
     return digest({"version": ALGO_VERSION, "contents": dict(contents), **chosen})
 

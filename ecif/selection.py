@@ -24,10 +24,10 @@ from ecif.detectors import facts
 from ecif.errors import UsageError
 from ecif.policy.decision import Decision, GroupCut
 from ecif.policy.rule import Rule, View
+from ecif.policy.settings import CUTS, PolicySettings
 from ecif.policy.tables import Tables
 from ecif.ranking import Ranking
 from ecif.scores import IDENTITY, Identity, identities, stream_scores, worseness
-from ecif.settings import CUTS, PolicySettings
 from ecif.storage import Storage
 
 __all__ = ["IDENTITY", "Decision", "GroupCut", "choose", "dropped_mask", "ranks", "stream_scores", "worseness"]

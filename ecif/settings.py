@@ -7,27 +7,22 @@ flag silently does nothing. Precedence: command line, environment (`ECIF_...`), 
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
 
 from ecif import detectors
 from ecif.errors import UsageError
+from ecif.fields import G, Group, build
 from ecif.nearest import did_you_mean
-from ecif.policy.grammar import columns, parse
+from ecif.policy.settings import PolicySettings
 from ecif.shards.tar import Limits
 from ecif.storage import Storage
 
 
-class _Group(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="ECIF_", extra="forbid", validate_default=True)
-
-
-class StorageSettings(_Group):
+class StorageSettings(Group):
     """How to reach files."""
 
     storage_options: dict[str, Any] = Field(
@@ -43,7 +38,7 @@ class StorageSettings(_Group):
         return Storage(self.storage_options, self.allow, patience=self.patience)
 
 
-class FailureSettings(_Group):
+class FailureSettings(Group):
     """What to do about shards that fail."""
 
     max_failed: int | None = Field(
@@ -51,7 +46,7 @@ class FailureSettings(_Group):
     )
 
 
-class SampleSettings(_Group):
+class SampleSettings(Group):
     """How a tar becomes pairs."""
 
     caption: str = Field("txt", description="where the caption is: txt, or json:FIELD")
@@ -86,7 +81,7 @@ class SampleSettings(_Group):
         return value
 
 
-class ModelSettings(_Group):
+class ModelSettings(Group):
     """The model, and the parameters in which influence lives."""
 
     model: str = Field("", description="an open_clip model name, or the path of a JSON model config")
@@ -108,7 +103,7 @@ class ModelSettings(_Group):
         return value
 
 
-class DeviceSettings(_Group):
+class DeviceSettings(Group):
     """Where and in which pieces to compute; results agree within a stated tolerance whatever is chosen."""
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -118,7 +113,7 @@ class DeviceSettings(_Group):
     )
 
 
-class MethodSettings(_Group):
+class MethodSettings(Group):
     """The influence computation (docs/method.md)."""
 
     validation: tuple[str, ...] = Field((), description="tars of trusted pairs: what 'better' is measured on")
@@ -206,114 +201,7 @@ class MethodSettings(_Group):
         return self.min_batch if self.min_batch is not None else max(2, self.batch_size // 4)
 
 
-CUTS = ("drop", "drop_count", "keep", "keep_count", "threshold", "target_precision")
-"""Settings that say how many pairs go; at most one is given."""
-
-
-class PolicySettings(_Group):
-    """What to drop (docs/policies.md). Without a policy nothing is dropped."""
-
-    detector: str = Field(
-        detectors.AUTO,
-        description="score column that decides; auto: p_misaligned, or clip_score where too few canaries taught it",
-    )
-    rank_by: str = Field(
-        "", description="rank by this expression over columns instead of --detector; the lowest values go first"
-    )
-    drop: Decimal | None = Field(None, description="drop exactly this fraction of the scored pairs, worst first")
-    drop_count: int | None = Field(None, ge=0, description="drop exactly this many pairs, worst first")
-    keep: Decimal | None = Field(None, description="keep exactly this fraction of the scored pairs, the best ones")
-    keep_count: int | None = Field(None, ge=0, description="keep exactly this many scored pairs, the best ones")
-    threshold: float | None = Field(None, description="drop the pairs whose score is worse than this value")
-    target_precision: Decimal | None = Field(
-        None, description="drop as many pairs as possible, so that by the canaries this share of them is wrong"
-    )
-    where: str = Field(
-        "", description="drop only pairs for which this expression over columns is true; alone: all of them"
-    )
-    by: str = Field(
-        "", description="the fraction or number holds in each group: a column of the tables beside the shards, or shard"
-    )
-    dedup: str = Field(
-        "", description="of pairs with the same value in this column only the best stays: a digest of the image"
-    )
-    control: int | None = Field(
-        None, ge=0, description="drop as many pairs as the policy would, but at random, with this seed"
-    )
-    dropped: Literal["drop", "quarantine"] = Field(
-        "drop", description="pairs that the policy drops: only a row in the ledger, or moved to quarantine shards, too"
-    )
-    unscored: Literal["keep", "drop", "quarantine"] = Field("keep", description="pairs that could not be scored")
-    denylist: str = Field("", description="file of keys, uids, URLs or sha256 sums that go whatever their score")
-    allowlist: str = Field("", description="file of the same form: pairs that stay whatever their score")
-    overrides: str = Field(
-        "", description="file of a review: pairs to drop or keep whatever the policy says (CSV, JSON)"
-    )
-
-    @field_validator("drop", "keep")
-    @classmethod
-    def _fraction(cls, value: Decimal | None) -> Decimal | None:
-        if value is not None and not (value.is_finite() and 0 <= value <= 1):
-            raise ValueError(f"a fraction lies in [0, 1], not {value}")
-        # 0.1 and 0.10 are one decision, and get one key.
-        return value if value is None else Decimal(format(value.normalize(), "f"))
-
-    @field_validator("target_precision")
-    @classmethod
-    def _precision(cls, value: Decimal | None) -> Decimal | None:
-        if value is not None and not (value.is_finite() and 0 < value < 1):
-            raise ValueError(f"a precision lies between 0 and 1, as 0.9 does, not {value}")
-        return value if value is None else Decimal(format(value.normalize(), "f"))
-
-    @field_validator("threshold")
-    @classmethod
-    def _finite(cls, value: float | None) -> float | None:
-        if value is not None and value != value:
-            raise ValueError("a threshold is a number, not NaN")
-        return value
-
-    @field_validator("where", "rank_by", "by", "dedup")
-    @classmethod
-    def _trimmed(cls, value: str) -> str:
-        return value.strip()
-
-    @model_validator(mode="after")
-    def _one_policy(self) -> Self:
-        given = [name for name in CUTS if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one policy, not {' and '.join('--' + g.replace('_', '-') for g in given)}")
-        if self.control is not None and not given and not self.where:
-            raise ValueError("--control drops as many pairs at random as a policy would: give --drop or another one")
-        if self.rank_by and not given and not self.dedup:
-            raise ValueError("--rank-by ranks pairs for a cut: give --drop, --keep, --threshold or a number, too")
-        if self.target_precision is not None and (self.rank_by or self.where):
-            other = "--rank-by" if self.rank_by else "--where"
-            raise ValueError(f"--target-precision is known of cuts through a score over all pairs: not with {other}")
-        if self.by and not given and not self.where:
-            raise ValueError("--by divides a policy among groups: give --drop, --keep or another one, too")
-        return self
-
-    @property
-    def columns_used(self) -> frozenset[str]:
-        """Columns that decide: of the score tables, or of those beside the shards."""
-        if self.rank_by:
-            ranked = columns(parse(self.rank_by, "--rank-by"))
-        else:
-            ranked = frozenset(() if self.detector == detectors.AUTO else (self.detector,))
-        return ranked | (columns(parse(self.where, "--where")) if self.where else frozenset())
-
-    @property
-    def cut(self) -> str | None:
-        """Which of `CUTS` is given."""
-        return next((name for name in CUTS if getattr(self, name) is not None), None)
-
-    @property
-    def has_policy(self) -> bool:
-        """Whether anything is to be decided at all."""
-        return self.cut is not None or bool(self.where or self.dedup or self.denylist or self.overrides)
-
-
-class WriteSettings(_Group):
+class WriteSettings(Group):
     """In which form the cleaned corpus is written."""
 
     write: Literal["shards", "columns"] = Field(
@@ -334,7 +222,7 @@ class WriteSettings(_Group):
         return self
 
 
-class CanarySettings(_Group):
+class CanarySettings(Group):
     """Wrong captions that are planted in memory while a shard is scored; the scores of its pairs stay as they are."""
 
     canaries: float = Field(
@@ -358,7 +246,7 @@ class ScoreSettings(
         return self.sketches or (64 if self.trainable == "heads" else 16)
 
 
-class OrchestrationSettings(_Group):
+class OrchestrationSettings(Group):
     """How work is handed out; no result depends on it."""
 
     fan_out: Literal["local", "deployment", "dask"] = Field(
@@ -403,9 +291,6 @@ class Settings(ScoreSettings, PolicySettings, WriteSettings, OrchestrationSettin
         return self
 
 
-G = TypeVar("G", bound=_Group)
-
-
 def merge(given: G, config: Path | None) -> G:
     """Lay the fields that were set explicitly over those of a YAML file.
 
@@ -434,37 +319,12 @@ def merge(given: G, config: Path | None) -> G:
     return build(type(given), values | explicit)
 
 
-def build(group: type[G], values: dict[str, Any]) -> G:
-    """Validate `values`, with an error a user can act on.
-
-    Raises:
-        UsageError: a field is missing, unknown or wrong; the message names it.
-    """
-    try:
-        return group(**values)
-    except ValidationError as error:
-        raise UsageError(explain(error)) from error
-
-
-def explain(error: ValidationError) -> str:
-    """A pydantic error in the words of the command line."""
-    lines = []
-    for item in error.errors():
-        name = "--" + str(item["loc"][0]).replace("_", "-") if item["loc"] else ""
-        line = f"{name}: {item['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-        if item["type"] == "literal_error":
-            choices = re.findall(r"'([^']*)'", item["ctx"]["expected"])
-            line += f", not {item['input']!r}.{did_you_mean(item['input'], choices)}"
-        lines.append(line)
-    return "; ".join(lines)
-
-
-def saved(settings: _Group) -> dict[str, Any]:
+def saved(settings: Group) -> dict[str, Any]:
     """The settings as they are handed on: all but what may hold a secret."""
     return settings.model_dump(mode="json", exclude={"storage_options", "allow"})
 
 
-def recorded(settings: _Group) -> dict[str, Any]:
+def recorded(settings: Group) -> dict[str, Any]:
     """The settings as they are written beside results: those of `saved` on which results can depend.
 
     How long a storage is asked again, how many failures end a run, and who does the work change nothing: two runs that

@@ -20,7 +20,9 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 
 from ecif.arrivals import as_prefix
 from ecif.errors import UsageError
-from ecif.settings import OrchestrationSettings, PolicySettings, Settings, WriteSettings, build, saved
+from ecif.fields import build
+from ecif.policy.settings import PolicySettings
+from ecif.settings import OrchestrationSettings, Settings, WriteSettings, saved
 from ecif.storage.secrets import redact
 
 PRIVATE = ("storage_options", "allow")

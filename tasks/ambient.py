@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ecif import logs
+from ecif.fields import build
 from ecif.progress import Progress
-from ecif.settings import Settings, build, saved
+from ecif.settings import Settings, saved
 
 
 @dataclass(frozen=True, slots=True)

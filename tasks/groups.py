@@ -20,8 +20,9 @@ from ecif import ALGO_VERSION, detectors
 from ecif.errors import InputError
 from ecif.inventory import Inventory, Shard
 from ecif.layout import Layout
+from ecif.policy.settings import PolicySettings
 from ecif.run import Run
-from ecif.settings import PolicySettings, saved
+from ecif.settings import saved
 from ecif.sources import Found
 from tasks import ambient
 

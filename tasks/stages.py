@@ -21,9 +21,10 @@ from prefect.tasks import exponential_backoff
 from typing_extensions import TypedDict
 
 from ecif.errors import StorageError
+from ecif.fields import build
 from ecif.inventory import Shard
 from ecif.run import Run
-from ecif.settings import WriteSettings, build
+from ecif.settings import WriteSettings
 from ecif.stages import loop
 from tasks import ambient
 from tasks.device import devices, engine_for, lease

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from ecif import selection
 from ecif.detectors import Facts
 from ecif.errors import InputError, UsageError
+from ecif.policy.settings import PolicySettings
 from ecif.selection import Decision, choose, dropped_mask, ranks
-from ecif.settings import PolicySettings
 from ecif.storage import Storage
 from tests.scored import Row, corpora, few, room, rooms, rows, sorted_rows, table, write
 

@@ -22,9 +22,10 @@ from ecif import ALGO_VERSION
 from ecif.demo import training
 from ecif.demo.training import Data
 from ecif.detectors import NAMES, facts
+from ecif.fields import build
 from ecif.keys import digest
 from ecif.run import Run, open_run
-from ecif.settings import MethodSettings, ScoreSettings, build
+from ecif.settings import MethodSettings, ScoreSettings
 from ecif.stages import edit, fit, removal, score
 from ecif.stages.edit import Outcome
 from ecif.stages.engine import load_engine

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 import ecif
 from ecif.cli import (
+    bench,
     calibrate,
     corpus,
     diff,
@@ -33,7 +34,7 @@ from ecif.cli import (
 )
 from ecif.cli.answer import Answer, give, refuse
 from ecif.errors import EXIT_BUG, EXIT_OK, EXIT_REFUSED, EcifError, no_room
-from ecif.settings import explain
+from ecif.fields import explain
 
 EXIT_INTERRUPTED = 130  # as shells count: 128 + SIGINT
 
@@ -69,10 +70,22 @@ _COMMANDS: tuple[Callable[..., Answer], ...] = (
 )
 for _place, _command in enumerate(_COMMANDS):
     app.command(_command, sort_key=_place, help_epilogue=examples.epilogue(_command.__name__))
+bench.app.sort_key = len(_COMMANDS)
+app.command(bench.app)
 # It writes one file and leaves the start-up files of the shell alone: these are their owner's.
 app.register_install_completion_command(
     help="Write the completion of commands, options and values for this shell: bash, zsh or fish.", add_to_startup=False
 )
+
+
+def commands() -> dict[str, App]:
+    """Everything that can be typed behind `ecif`, in order; commands of a group by both words, as `bench effects`."""
+    found: dict[str, App] = {}
+    for name in app:
+        if not name.startswith("-"):
+            parts = {f"{name} {part}": app[name][part] for part in app[name] if not part.startswith("-")}
+            found |= parts or {name: app[name]}
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,8 +130,8 @@ def _elsewhere(error: CycloptsError) -> str:
     option = (error.token.keyword or error.token.value).partition("=")[0]
     takers = [
         name
-        for name in app
-        if not name.startswith("-") and any(option in one.names for one in app[name].assemble_argument_collection())
+        for name, command in commands().items()
+        if any(option in one.names for one in command.assemble_argument_collection())
     ]
     return f" {option} is an option of {', '.join(takers)}." if takers else ""
 

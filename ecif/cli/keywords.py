@@ -14,8 +14,9 @@ from typing import Any, get_args, get_type_hints
 from ecif.cli.answer import Answer
 from ecif.cli.options import Usual
 from ecif.errors import UsageError
+from ecif.fields import build
 from ecif.nearest import did_you_mean
-from ecif.settings import StorageSettings, build
+from ecif.settings import StorageSettings
 
 Url = str | Path
 

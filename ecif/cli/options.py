@@ -10,8 +10,10 @@ import yaml
 from cyclopts import Parameter
 
 from ecif.errors import UsageError
+from ecif.fields import build
 from ecif.layout import Layout
-from ecif.settings import FailureSettings, PolicySettings, StorageSettings, WriteSettings, build, merge
+from ecif.policy.settings import PolicySettings
+from ecif.settings import FailureSettings, StorageSettings, WriteSettings, merge
 from ecif.storage import Storage
 
 G = TypeVar("G", bound=StorageSettings)

@@ -20,8 +20,8 @@ from ecif.calibration.state import Calibration
 from ecif.errors import UsageError
 from ecif.layout import Layout
 from ecif.policy.decision import Decision
+from ecif.policy.settings import PolicySettings
 from ecif.progress import Progress
-from ecif.settings import PolicySettings
 from ecif.storage import Storage
 
 FEWEST = 100

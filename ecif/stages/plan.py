@@ -19,13 +19,15 @@ from ecif import detectors, inventory, lists, selection
 from ecif.agreement import canonical, settle
 from ecif.calibration.learned import Model
 from ecif.errors import ConflictError, InputError, MissingFileError, UsageError
+from ecif.fields import build
 from ecif.layout import Layout
 from ecif.policy import duplicates, overrides
 from ecif.policy.decision import Decision
 from ecif.policy.rule import Rule
+from ecif.policy.settings import PolicySettings
 from ecif.policy.tables import Tables, beside_of
 from ecif.progress import Progress, Silent
-from ecif.settings import PolicySettings, SampleSettings, WriteSettings, build
+from ecif.settings import SampleSettings, WriteSettings
 from ecif.shards.tar import Limits
 from ecif.stages import deciding
 from ecif.storage import Storage

@@ -17,8 +17,9 @@ from typing import Any
 
 from prefect import Task
 
+from ecif.fields import build
 from ecif.inventory import Shard
-from ecif.settings import OrchestrationSettings, build
+from ecif.settings import OrchestrationSettings
 from flows.fanout import local
 from flows.fanout.outputs import Outputs
 from flows.fanout.sizing import Sizes

@@ -11,9 +11,10 @@ import pytest
 from bench.scale import corpus, cost, driving, planning, standins
 from ecif import inventory, manifest
 from ecif.layout import Layout
+from ecif.policy.settings import PolicySettings
 from ecif.progress import Silent
 from ecif.run import open_run
-from ecif.settings import PolicySettings, WriteSettings
+from ecif.settings import WriteSettings
 from ecif.shards.tar import Limits
 from ecif.sources import expand
 from ecif.stages import score, write

@@ -15,8 +15,8 @@ from ecif import detectors
 from ecif.calibration.state import Calibration, calibrate
 from ecif.errors import InputError
 from ecif.policy.decision import Decision
+from ecif.policy.settings import PolicySettings
 from ecif.selection import choose, dropped_mask, ranks
-from ecif.settings import PolicySettings
 from ecif.storage import Storage
 from tests.calibration.world import CANARIES, SCORES, World, build
 
@@ -63,9 +63,8 @@ def test_exactly_the_most_misaligned_pairs_go(world: World, calibration: Calibra
 
 def test_decisions_by_columns_are_written_as_before(world: World) -> None:
     scores = {name: world.layout.scores(SCORES, name) for name in tables(world)}
-    plain = choose(
-        Storage(), scores, PolicySettings(detector="clip_score", drop=Decimal("0.1")), key="k", score_key=SCORES, fit_key="f"
-    )  # fmt: skip
+    given = PolicySettings(detector="clip_score", drop=Decimal("0.1"))
+    plain = choose(Storage(), scores, given, key="k", score_key=SCORES, fit_key="f")
     assert "model" not in plain.to_json()
     assert plain.rule.model is None
 

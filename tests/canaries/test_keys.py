@@ -6,7 +6,8 @@ import pytest
 
 from ecif import canaries, keys
 from ecif.errors import UsageError
-from ecif.settings import ScoreSettings, build, recorded
+from ecif.fields import build
+from ecif.settings import ScoreSettings, recorded
 
 
 def test_scores_do_not_depend_on_canaries_and_canaries_depend_on_the_scores() -> None:

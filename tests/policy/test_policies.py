@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from ecif.calibration.learned import Model
 from ecif.errors import InputError, UsageError
 from ecif.policy.decision import Decision
+from ecif.policy.settings import PolicySettings
 from ecif.policy.tables import Tables
 from ecif.ranking import MOST_GROUPS
 from ecif.selection import choose, dropped_mask, ranks
-from ecif.settings import PolicySettings
 from ecif.storage import Storage
 from tests.scored import PLENTY, room
 

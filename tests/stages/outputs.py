@@ -14,8 +14,8 @@ import polars as pl
 from ecif import inventory
 from ecif.inventory import Inventory, Shard
 from ecif.layout import Layout
+from ecif.policy.settings import PolicySettings
 from ecif.selection import Decision, choose
-from ecif.settings import PolicySettings
 from ecif.shards.decode import Pair, to_pair
 from ecif.shards.samples import Sample, group
 from ecif.shards.tar import read_members

@@ -254,9 +254,10 @@ def test_unknown_columns_are_refused_by_name() -> None:
 
 def test_a_further_column_can_decide_and_is_reported(corpus: Path) -> None:
     from ecif.inventory import load
+    from ecif.policy.settings import PolicySettings
     from ecif.progress import Silent
     from ecif.report import build_report
-    from ecif.settings import PolicySettings, Settings
+    from ecif.settings import Settings
     from ecif.stages.plan import plan
 
     run, _, _ = scored(corpus, columns=("lemon",))

@@ -14,11 +14,12 @@ import pytest
 from ecif import inventory, keys
 from ecif.calibration.state import Choice, calibration_key, load
 from ecif.errors import UsageError
+from ecif.fields import build as build_settings
 from ecif.layout import Layout
+from ecif.policy.settings import PolicySettings
 from ecif.progress import Silent
 from ecif.selection import dropped_mask
-from ecif.settings import PolicySettings, WriteSettings
-from ecif.settings import build as build_settings
+from ecif.settings import WriteSettings
 from ecif.sources import expand
 from ecif.stages import deciding
 from ecif.stages.plan import mark_applied, plan

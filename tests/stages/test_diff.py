@@ -14,7 +14,7 @@ from ecif.cli import run
 from ecif.errors import InputError, UsageError
 from ecif.layout import Layout
 from ecif.policy.decision import Decision
-from ecif.settings import PolicySettings
+from ecif.policy.settings import PolicySettings
 from ecif.sources import expand
 from ecif.stages.diff import EXAMPLES, Side, difference
 from ecif.stages.plan import plan

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from ecif import editing
 from ecif.errors import ConflictError, InputError, ModelError, UsageError
+from ecif.policy.settings import PolicySettings
 from ecif.run import Run
 from ecif.segmentation import segment
-from ecif.settings import PolicySettings
 from ecif.shards.decode import Pair
 from ecif.stages import edit, fitted, plan, score
 from ecif.stages.edit import Outcome

@@ -14,7 +14,8 @@ import pytest
 from ecif import inventory, keys
 from ecif.errors import ConflictError, InputError, MissingFileError, UsageError
 from ecif.layout import Layout
-from ecif.settings import PolicySettings, Settings, WriteSettings
+from ecif.policy.settings import PolicySettings
+from ecif.settings import Settings, WriteSettings
 from ecif.sources import expand
 from ecif.stages.plan import applied, load_decision, mark_applied, only_score_key, plan, scored_shards
 from ecif.storage import Storage

@@ -16,7 +16,8 @@ from ecif import ALGO_VERSION, inventory, keys, manifest
 from ecif.errors import UsageError
 from ecif.layout import Layout
 from ecif.policy.decision import Decision as Frozen
-from ecif.settings import PolicySettings, WriteSettings
+from ecif.policy.settings import PolicySettings
+from ecif.settings import WriteSettings
 from ecif.shards.tar import Limits
 from ecif.sources import expand
 from ecif.stages import outcome
