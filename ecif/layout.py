@@ -197,6 +197,10 @@ class Layout:
         """What the report has taken from the score tables so far: derived, and may be deleted."""
         return self._meta("rollup", "report", f"{key}.npz")
 
+    def report_pictures(self, key: str) -> str:
+        """The pictures that the last page showed: derived, and may be deleted."""
+        return self._meta("rollup", "report", f"{key}.pictures.parquet")
+
     def packs(self) -> str:
         return self._meta("pack")
 
@@ -233,6 +237,17 @@ class Layout:
     def drift(self, score_key: str) -> str:
         """Distribution of the scores that the direction was made for: what arrivals are compared with."""
         return self._meta("drift", f"{score_key}.json")
+
+    def effects(self, effects_key: str) -> str:
+        return self._meta("effects", effects_key)
+
+    def effect(self, effects_key: str, n: int, variant: str) -> str:
+        """What became of the model of one variant and seed in a study of effects."""
+        return self._meta("effects", effects_key, f"{n:06d}-{variant}.json")
+
+    def effects_table(self, effects_key: str) -> str:
+        """All of them in one table: derived, and may be deleted."""
+        return self._meta("effects", effects_key, "table.csv")
 
     def announced(self, state_key: str) -> str:
         """That the server was told of a finished state of this output."""

@@ -107,9 +107,9 @@ def judge(scores: pl.DataFrame, decision: Decision, lists: Lists = NO_LISTS) -> 
         )
     if not any((lists.deny, lists.allow, lists.drop, lists.keep)):
         return _without_merged(verdicts)
-    listed = pl.Series("denied", _named(lists.deny, scores), dtype=pl.String)
+    listed = pl.Series("denied", named(lists.deny, scores), dtype=pl.String)
     stay, go, again = (
-        pl.Series(_named(given, scores) != "", dtype=pl.Boolean) for given in (lists.allow, lists.drop, lists.keep)
+        pl.Series(named(given, scores) != "", dtype=pl.Boolean) for given in (lists.allow, lists.drop, lists.keep)
     )
     spared = stay | (again & ~go)
     verdicts = verdicts.with_columns(
@@ -144,7 +144,7 @@ def _without_merged(verdicts: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _named(listed: Listed, scores: pl.DataFrame) -> npt.NDArray[np.str_]:
+def named(listed: Listed, scores: pl.DataFrame) -> npt.NDArray[np.str_]:
     """For each row the kind of the first entry that names it; empty where none does."""
     found = np.full(scores.height, "", dtype="U6")
     for kind in reversed([kind for kind in KINDS if kind in listed.marks and kind not in BY_CONTENT]):

@@ -82,7 +82,7 @@ def memory_root() -> Iterator[str]:
         fs.rm_file(name)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tar() -> MakeTar:
     """`make_tar(members)` or `make_tar(count)`: a WebDataset tar as bytes.
 

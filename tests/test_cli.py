@@ -69,6 +69,12 @@ def test_stage_by_stage_and_every_stage_again(corpus: Corpus, answer: Any) -> No
     assert (verify["ok"], verify["shards"], verify["dropped"]) == (True, SHARDS, SAMPLES)
     assert (Path(report["report"]).is_file(), report["decision_key"]) == (True, plan["key"])
     assert (results[1][3]["written"], results[1][3]["written_before"]) == (0, SHARDS)
+    page = Path(report["report"])
+    whole = page.read_text().count("data:image/")
+    assert answer("report", out, "--pairs", "1")[0] == 0
+    assert 0 < page.read_text().count("data:image/") < whole
+    code, value = answer("report", out, "--pairs", "201")
+    assert (code, "a page shows 1 to 200 pairs" in value["error"]) == (2, True)
 
 
 def test_text_says_what_came_out(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:

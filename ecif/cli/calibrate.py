@@ -30,7 +30,8 @@ def calibrate(
     *,
     scores: ScoreKey = None,
     share: Annotated[
-        float | None, Parameter(help="share of canaries, when these scores were made with several [default: that of the first run]")
+        float | None,
+        Parameter(help="share of canaries, when these scores were made with several [default: that of the first run]"),
     ] = None,
     dry_run: DryRun = False,
     settings: Annotated[StorageSettings | None, Parameter(name="*")] = None,

@@ -13,7 +13,7 @@ from ecif.cli import dry
 from ecif.cli.answer import Answer
 from ecif.cli.options import ApplySettings, DryRun, PlanSettings, Usual, place, settings_of, wants_json
 from ecif.cli.text import failures, listed
-from ecif.errors import EXIT_OK, EXIT_SHARDS_FAILED
+from ecif.errors import EXIT_OK, EXIT_SHARDS_FAILED, UsageError
 from ecif.settings import StorageSettings
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Out = Annotated[str, Parameter(help="the output of an earlier command: a directory or an object-storage prefix")]
 DecisionKey = Annotated[str | None, Parameter(help="which decision, when the output holds several")]
+_MOST_PAIRS = 200  # of a page that still opens on a phone
 ScoreKey = Annotated[str | None, Parameter(help="which scores, when the output holds several")]
 
 
@@ -193,21 +194,24 @@ def report(
     *,
     scores: ScoreKey = None,
     decision: DecisionKey = None,
+    pairs: Annotated[int, Parameter(help=f"pairs in each set of the gallery, 1 to {_MOST_PAIRS}")] = 24,
     dry_run: DryRun = False,
     settings: Annotated[StorageSettings | None, Parameter(name="*")] = None,
     usual: Annotated[Usual | None, Parameter(name="*")] = None,
 ) -> Answer:
-    """Make the report again: outcome, distribution of the score, the most harmful and the most valuable pairs."""
+    """Make the report again: outcome, scores and how far to trust them, and pairs to look at and to review."""
+    if not 1 <= pairs <= _MOST_PAIRS:
+        raise UsageError(f"--pairs {pairs}: a page shows 1 to {_MOST_PAIRS} pairs of each set")
     layout, storage = place(out, settings_of(StorageSettings, settings, usual))
     show = progress.choose(wants_json(usual))
     if dry_run:
         with dry.rehearsal(storage) as trial:
-            return dry.rehearsed("report", _report(layout, trial, scores, decision, show), trial, layout)
-    return _report(layout, storage, scores, decision, show)
+            return dry.rehearsed("report", _report(layout, trial, scores, decision, pairs, show), trial, layout)
+    return _report(layout, storage, scores, decision, pairs, show)
 
 
 def _report(
-    layout: Layout, storage: Storage, scores: str | None, decision: str | None, show: progress.Progress
+    layout: Layout, storage: Storage, scores: str | None, decision: str | None, pairs: int, show: progress.Progress
 ) -> Answer:
     from ecif import inventory
     from ecif.report import build_report
@@ -218,7 +222,7 @@ def _report(
     if decision is not None or (scores is None and storage.list(layout.decisions(), ".json")):
         chosen = stage.load_decision(layout, storage, decision)
     key = chosen.score_key if chosen else scores or stage.only_score_key(layout, storage)
-    page = build_report(layout, storage, listing, chosen, key, progress=show)
+    page = build_report(layout, storage, listing, chosen, key, progress=show, shown=pairs)
     storage.publish(layout.report(), page, replace=True)
     value = {"report": layout.report(), "score_key": key, "decision_key": chosen.key if chosen else None}
     return Answer(f"report: {layout.report()}", value)

@@ -216,7 +216,8 @@ def facts(name: str) -> Facts:
         return _BY_NAME[name]
     except KeyError:
         hint = did_you_mean(name, _BY_NAME)
-        raise UsageError(f"--detector: there is no {name!r}; choose {AUTO} or one of {', '.join(_BY_NAME)}.{hint}") from None
+        known = ", ".join((AUTO, *_BY_NAME))
+        raise UsageError(f"--detector: there is no {name!r}; choose one of {known}.{hint}") from None
 
 
 def load(name: str) -> Callable[[Any], Any]:

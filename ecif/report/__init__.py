@@ -1,11 +1,14 @@
 """The report: one self-contained HTML page that says what a run did to a corpus, and lets people look for themselves.
 
-gather -> numbers of all shards, in bounded memory    gallery -> images and captions of the pairs that are shown
-figures -> the histogram as SVG                       page -> all of it as HTML, by template.html
+gather    numbers of all shards, in bounded memory:
+            deciding (which score), tally (one reading), sets and agreement (pairs to show), effect (by shard)
+gallery   images and captions of the pairs that are shown; pictures keeps those of the last page
+figures, charts   drawings as SVG
+page      all of it as HTML, by template.html
 
 It is made from what lies in the output and from the input tars alone, so it can be made again at any time; input that
-cannot be read any more leaves a note in the gallery instead of a picture. The page needs no script, no font and no
-file beside it, and forbids the browser to load any.
+cannot be read any more leaves a note in the gallery instead of a picture. The page needs no font and no file beside it,
+shows everything without its script, which filters and keeps a review, and forbids the browser to load anything.
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ from typing import Any
 from ecif.inventory import Inventory
 from ecif.layout import Layout
 from ecif.progress import Progress, Silent
-from ecif.report.gallery import exhibits
+from ecif.report.cards import pairs
 from ecif.report.gather import gather
 from ecif.report.numbers import Numbers
 from ecif.report.page import render
+from ecif.report.pictures import pictures
+from ecif.report.tally import SHOWN
 from ecif.selection import Decision
 from ecif.storage import Storage
 
@@ -37,6 +42,7 @@ def build_report(
     *,
     failed: Mapping[str, str] = NO_FAILURES,
     progress: Progress = Silent(),
+    shown: int = SHOWN,
 ) -> bytes:
     """Make the report.
 
@@ -44,6 +50,7 @@ def build_report(
         decision: None while nothing has been decided.
         score_key: the scores to report on; shards without them are listed.
         failed: shards that were set aside in this run, with the reason.
+        shown: pairs in each set of the gallery, 1 to 200.
 
     Returns:
         a UTF-8 HTML document.
@@ -51,7 +58,7 @@ def build_report(
     Raises:
         InputError: a score table, a manifest or the meta data of the output is broken.
     """
-    numbers = gather(layout, storage, inventory, decision, score_key, failed, progress)
+    numbers = gather(layout, storage, inventory, decision, score_key, failed, progress, shown)
     return compose(layout, storage, inventory, decision, numbers, progress)
 
 
@@ -64,8 +71,8 @@ def compose(
     progress: Progress = Silent(),
 ) -> bytes:
     """The report from numbers that `gather` took, for callers who need them, too."""
-    pairs = (*numbers.sets["worst"], *numbers.sets["best"])
-    shown = exhibits(pairs, inventory.by_name(), storage, str(numbers.settings.get("caption", "txt")), progress)
+    caption = str(numbers.settings.get("caption", "txt"))
+    shown = pictures(layout, storage, pairs(numbers), inventory.by_name(), caption, progress)
     return render(layout, decision, numbers, shown)
 
 

@@ -12,6 +12,7 @@ with them. The bars are as wide as each other but for the two beside the cut, wh
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from ecif.radix import from_image, image, locate
 
 BARS = 60
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
-COARSE = 16  # bits left out where two digits are enough
+COARSE = 13  # bits left out where three digits are enough
 MOST = 1 << 18  # bins of a sketch; 12 bytes each
 _WAITING = 1 << 18  # values that are counted at a time
 _OUTER, _INNER, _SPREAD = 0.001, 0.05, 6.0  # what the axis of the histogram shows, see `axis_range`
@@ -38,7 +39,7 @@ class Sketch:
     more bit is left out whenever more than MOST bins hold something. How many are, in the end, depends on the values
     alone: not on their order, nor on the parts in which they came. 3 MB at most, and as much while it counts.
 
-    A quantile is off by 2^(shift - 24) of itself at most: by 0.4 % with COARSE bins, which never have to grow.
+    A quantile is off by 2^(shift - 24) of itself at most: by 0.05 % with COARSE bins, unless these have to grow.
 
     Args:
         shift: bits that are left out from the beginning.
@@ -100,6 +101,14 @@ class Sketch:
         total = np.concatenate([[0], counts.cumsum()])
         return total[np.searchsorted(ids, bounds >> np.uint32(self._shift))]
 
+    def around(self, values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """How many values lie in smaller bins than each of these finite ones, (n,), and in the same bin, (n,)."""
+        ids, counts = self.bins()
+        total = np.concatenate([[0], counts.cumsum()])
+        wanted = image(values + np.float32(0)) >> np.uint32(self._shift)
+        first, last = np.searchsorted(ids, wanted), np.searchsorted(ids, wanted, side="right")
+        return total[first], total[last] - total[first]
+
     def _note(self, count: int, smallest: float, largest: float) -> None:
         self.count += count
         self.smallest, self.largest = min(self.smallest, smallest), max(self.largest, largest)
@@ -125,6 +134,19 @@ def _summed(ids: npt.NDArray[np.uint32], counts: npt.NDArray[np.int64]) -> Bins:
         return ids, counts
     first = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
     return ids[first], np.add.reduceat(counts, first)
+
+
+def share_worse(
+    sketches: Sequence[Sketch], values: npt.NDArray[np.float32], higher_is_worse: bool
+) -> npt.NDArray[np.float64]:
+    """The share of all values of some sketches that is worse than each of `values`, which are among them: (n,).
+
+    The others of a value's own bin are taken for half worse and half better; the worst is 0 where it has its own bin.
+    """
+    total = sum(sketch.count for sketch in sketches)
+    below, same = (np.sum(part, axis=0) for part in zip(*(sketch.around(values) for sketch in sketches), strict=True))
+    worse = total - below - same if higher_is_worse else below
+    return np.asarray((worse + np.maximum(same - 1, 0) / 2) / max(1, total))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,18 +204,19 @@ def bar_edges(low: float, high: float, cut: float | None, shift: int) -> npt.NDA
 
 
 def count_bars(
-    kept: Sketch, dropped: Sketch, edges: npt.NDArray[np.float64], cut: float | None, level: int
+    kept: Sketch, dropped: Sketch, edges: npt.NDArray[np.float64], cut: float | None, before: tuple[int, int]
 ) -> Histogram:
     """The bars of scores of which the higher is the worse, between edges that `bar_edges` gave for these sketches.
 
     Args:
-        kept, dropped: values of the pairs below and above the cut; those exactly at it may be of either kind.
-        level: how many of the kept ones lie exactly at the cut.
+        kept, dropped: values of the pairs that stay and go; without further conditions these lie below and above the
+            cut, and those exactly at it may be of either kind.
+        before: how many of the kept and of the dropped ones are less than the cut.
     """
     bounds = _images(edges)
     below = np.stack([kept.below(bounds), dropped.below(bounds)])
     if cut is not None:  # which need not begin a bin
-        below[:, edges == cut] = np.array([[kept.count - level], [0]])
+        below[:, edges == cut] = np.array(before)[:, None]
     bars = np.diff(below)
     above = kept.count + dropped.count - int(below[:, -1].sum())
     return Histogram(

@@ -10,19 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import polars as pl
 
-from ecif import detectors, rollup
+from ecif import keys, lists, rollup
+from ecif.calibration import state
+from ecif.calibration.state import Calibration
+from ecif.detectors import NAMES
 from ecif.errors import MissingFileError
 from ecif.inventory import Inventory
 from ecif.layout import Layout
+from ecif.lists import NO_LISTS, Lists
 from ecif.policy.decision import Decision
-from ecif.policy.rule import Rule
 from ecif.policy.tables import Tables, beside_of
 from ecif.progress import Progress
+from ecif.report.agreement import SHARE, Compared, compare
+from ecif.report.deciding import Deciding
 from ecif.report.distribution import Histogram, axis_range, bar_edges, count_bars, mirrored
-from ecif.report.numbers import Numbers, Problem, ScoredPair, Written
+from ecif.report.effect import effect
+from ecif.report.numbers import Agreement, Disagreement, Numbers, Problem, Written
+from ecif.report.sets import described, sets
 from ecif.report.tally import SHOWN, Tally
 from ecif.stages.plan import score_meta
 from ecif.storage import Storage
@@ -40,33 +48,48 @@ def gather(
     score_key: str,
     failed: Mapping[str, str],
     progress: Progress,
+    shown: int = SHOWN,
 ) -> Numbers:
     """Read score tables, manifests and meta data of an output.
+
+    Args:
+        shown: pairs in each set of the gallery, 1 to 200.
 
     Raises:
         InputError: one of them is broken.
     """
-    detector = detectors.facts(
-        decision.detector if decision and decision.detector in detectors.COLUMNS else "influence"
+    settings, versions, fit = _meta(layout, storage, score_key)
+    calibration = _calibration(layout, storage, decision, score_key, settings)
+    columns = tuple(dict.fromkeys((*NAMES, *settings.get("columns", ()))))
+    deciding = Deciding.of(decision, columns, calibration)
+    numbers = Numbers(
+        deciding.facts,
+        len(inventory.shards),
+        missing=inventory.missing,
+        line=deciding.line,
+        calibration=calibration,
+        settings=settings,
+        versions=versions,
+        fit=fit,
     )
-    numbers = Numbers(detector, len(inventory.shards), missing=inventory.missing)
-    _meta(numbers, layout, storage, score_key)
-    columns = dict.fromkeys((*detectors.NAMES, *numbers.settings.get("columns", ()), detector.column))
-    empty = partial(Tally, score_key, (*columns,), detector, decision)
-    rule = decision.rule if decision else Rule(detector.name, detector.higher_is_worse)
-    tally = _tally(layout, storage, inventory, score_key, rule, empty, progress)
+    tally = _tally(layout, storage, inventory, score_key, partial(Tally, score_key, deciding, shown), progress)
+    given = NO_LISTS if decision is None else lists.read(decision, layout, storage)
     _counts(numbers, tally)
-    numbers.histogram = _histogram(numbers, tally, decision)
+    numbers.sets = sets(tally, given)
+    numbers.histogram = _histogram(numbers, tally)
+    _compare(numbers, tally, given)
+    if decision is not None and len(tally.shards):
+        numbers.outcome = effect(layout, storage, inventory, decision, tally)
     known = pl.DataFrame({"shard": [shard.name for shard in inventory.shards]}, schema={"shard": pl.String})
     rows = known.join(tally.shards, on="shard", how="left", maintain_order="left")["rows"]
     written = _manifests(numbers, layout, storage, decision)
-    for shard, found in zip(inventory.shards, rows, strict=True):
+    for shard, n in zip(inventory.shards, rows, strict=True):
         if shard.name in failed:
             what = failed[shard.name]
-        elif found is None:
+        elif n is None:
             what = "no scores: scoring failed or has not run"
-        elif shard.samples is not None and found != shard.samples:
-            what = f"{found:,} rows of scores for {shard.samples:,} samples"
+        elif shard.samples is not None and n != shard.samples:
+            what = f"{n:,} rows of scores for {shard.samples:,} samples"
         elif written and shard.name not in written:
             what = "scored, but not written yet"
         else:
@@ -75,16 +98,28 @@ def gather(
     return numbers
 
 
-def _meta(numbers: Numbers, layout: Layout, storage: Storage, score_key: str) -> None:
+def _meta(layout: Layout, storage: Storage, score_key: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Settings, versions and fit, as far as they are there."""
     if not storage.exists(layout.score_meta(score_key)):
-        return  # nothing could be scored
+        return {}, {}, {}  # nothing could be scored
     meta = score_meta(layout, storage, score_key)
-    for name in ("settings", "versions"):
-        if isinstance(value := meta.get(name), dict):
-            setattr(numbers, name, value)
+    settings, versions = (
+        value if isinstance(value := meta.get(name), dict) else {} for name in ("settings", "versions")
+    )
     url = layout.fit_meta(meta["fit_key"])
-    if storage.exists(url) and isinstance(fit := storage.read_json(url), dict):
-        numbers.fit = {name: value for name, value in fit.items() if isinstance(value, str | int | float)}
+    fit = storage.read_json(url) if storage.exists(url) else None
+    known = fit.items() if isinstance(fit, dict) else ()
+    return settings, versions, {name: value for name, value in known if isinstance(value, str | int | float)}
+
+
+def _calibration(
+    layout: Layout, storage: Storage, decision: Decision | None, score_key: str, settings: Mapping[str, Any]
+) -> Calibration | None:
+    """What canaries said when the decision was made, or what was last asked of them; nothing is calibrated here."""
+    key = "" if decision is None else decision.calibration
+    if not key and (share := float(settings.get("canaries") or 0.0)):
+        key = state.calibration_key(score_key, keys.canary_key(score_key, share), state.Choice())
+    return state.load(layout, storage, key) if key and storage.exists(layout.calibration(key)) else None
 
 
 def _tally(
@@ -92,7 +127,6 @@ def _tally(
     storage: Storage,
     inventory: Inventory,
     score_key: str,
-    rule: Rule,
     empty: Callable[[], Tally],
     progress: Progress,
 ) -> Tally:
@@ -104,7 +138,7 @@ def _tally(
     for part in new.iter_slices(_AT_A_TIME):
         listed = {name: (size, etag) for name, size, etag in part.iter_rows()}
         urls = {name: layout.scores(score_key, name) for name in listed}
-        for name, table in Tables(storage, urls, beside).stream(rule, extra=tally.needs):
+        for name, table in Tables(storage, urls, beside).stream(tally.deciding.rule, extra=tally.deciding.needs):
             tally.add(name, *listed[name], table, urls[name])
             progress.advance()
     progress.end()
@@ -147,30 +181,39 @@ def _counts(numbers: Numbers, tally: Tally) -> None:
     share = (pl.col("cut") / pl.col("ok")).alias("share")
     top = shards.filter(pl.col("cut") > 0).select(share, "cut", "ok", "shard")
     numbers.top = [*top.sort(pl.all(), descending=True).head(TOP_SHARDS).iter_rows()]
-    if tally.worst is not None and tally.best is not None:
-        # A pair never stands on both sides: a small corpus is split in the middle.
-        numbers.sets["worst"] = _pairs(tally.worst.head(min(SHOWN, (numbers.ok + 1) // 2)), list(numbers.sketches))
-        numbers.sets["best"] = _pairs(tally.best.head(min(SHOWN, numbers.ok // 2)), list(numbers.sketches))
 
 
-def _pairs(table: pl.DataFrame, columns: list[str]) -> list[ScoredPair]:
-    return [
-        ScoredPair(row["uid"], row["key"], row["shard"], row["index"], {c: row[c] for c in columns}, row["dropped"])
-        for row in table.iter_rows(named=True)
-    ]
-
-
-def _histogram(numbers: Numbers, tally: Tally, decision: Decision | None) -> Histogram | None:
-    fact, sketch = numbers.detector, numbers.sketches[numbers.detector.column]
-    if not sketch.count:
+def _histogram(numbers: Numbers, tally: Tally) -> Histogram | None:
+    fact, sketch, cut = numbers.detector, numbers.sketches[numbers.detector.column], numbers.line
+    if not tally.kept.count + tally.dropped.count:
         return None
     low, high = axis_range(sketch, fact.column.endswith("influence"))
-    cut = decision.line if decision else None
     if not fact.higher_is_worse:
         low, high, cut = -high, -low, None if cut is None else -cut
     edges = bar_edges(low, high, cut, max(tally.kept.shift, tally.dropped.shift))
-    bars = count_bars(tally.kept, tally.dropped, edges, cut, tally.level)
+    bars = count_bars(tally.kept, tally.dropped, edges, cut, tally.before)
     return bars if fact.higher_is_worse else mirrored(bars)
+
+
+def _compare(numbers: Numbers, tally: Tally, given: Lists) -> None:
+    """Agreement and disagreements of the scores."""
+    columns = [(name, numbers.facts(name).higher_is_worse) for name in tally.deciding.columns]
+    found = compare(tally.sample, columns)
+    if found is None:
+        return
+    share = numbers.cut / numbers.ok if 0 < numbers.cut < numbers.ok else SHARE
+    numbers.agreement = Agreement(found.columns, len(found.rows), share, found.spearman(), found.overlap(share))
+    numbers.disagreements = [
+        _disagreement(found, first, second, value, tally, given)
+        for first, second, value in found.apart(numbers.detector.column)
+    ]
+
+
+def _disagreement(
+    found: Compared, first: str, second: str, spearman: float, tally: Tally, given: Lists
+) -> Disagreement:
+    sides = found.extremes(first, second, max(1, tally.shown // 3))
+    return Disagreement(first, second, spearman, *(described(rows, tally, given) for rows in sides))
 
 
 def _manifests(numbers: Numbers, layout: Layout, storage: Storage, decision: Decision | None) -> set[str]:

@@ -16,6 +16,9 @@ from ecif.stages.outcome import Outcome
 SETS = ("worst", "borderline", "best", "random", "unscored")
 """Pairs that the page shows, beside those on which detectors disagree."""
 
+SPARED = "spared"
+"""The reason of a pair that a list or a review keeps though its score drops it, or has no score and would go."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredPair:
@@ -24,7 +27,8 @@ class ScoredPair:
     Attributes:
         uid, key, shard, index: who it is; `index` is its position in the tar.
         scores: by column. ranks: by column, the share of scored pairs that are worse, 0 to 1: 0 is the worst.
-        dropped: whether the decision's score drops it. reason: why a pair goes by anything else (`verdicts`), or "".
+        dropped: whether the decision's score drops it. reason: why a pair goes by anything else (`verdicts`), `SPARED`
+            where it stays all the same, or "".
         status: `ok`, or why it has no score. group: its value in the column of the decision's groups, or None.
     """
 
@@ -96,7 +100,8 @@ class Numbers:
     """Everything the page says.
 
     Attributes:
-        detector: of the deciding score, or influence before any decision.
+        detector: of the deciding score, or influence before any decision. line: the cut as a value of that score; None
+            where there is none, or one for each group.
         shards, scored: in the inventory, and with scores.
         rows, statuses: pairs in the scored shards, in all and by status.
         cut: scored pairs that the decision drops. top: shards with the largest share of them: (share, cut, ok, name).
@@ -124,6 +129,7 @@ class Numbers:
     disagreements: list[Disagreement] = field(default_factory=list)
     calibration: Calibration | None = None
     outcome: Outcome | None = None
+    line: float | None = None
     written: Written = field(default_factory=Written)
     problems: list[Problem] = field(default_factory=list)
     missing: tuple[str, ...] = ()
@@ -136,3 +142,7 @@ class Numbers:
     def ok(self) -> int:
         """Scored pairs."""
         return self.statuses["ok"]
+
+    def facts(self, column: str) -> detectors.Facts:
+        """The facts of one of `sketches`: the deciding score need be no detector, but an expression."""
+        return self.detector if column == self.detector.column else detectors.facts(column)

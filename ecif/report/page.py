@@ -3,64 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
 from ecif import __version__, detectors
 from ecif.layout import Layout
-from ecif.report import figures, outcome
+from ecif.policy.settings import PolicySettings
+from ecif.report import cards, charts, figures, outcome, quality, review
 from ecif.report.distribution import QUANTILES
 from ecif.report.gallery import Exhibit
-from ecif.report.numbers import Numbers, Problem, ScoredPair
+from ecif.report.numbers import Numbers, Problem
 from ecif.report.numerals import integer, number, percent, plural
 from ecif.report.outcome import DONE
 from ecif.report.templates import fill
 from ecif.selection import Decision
-from ecif.settings import PolicySettings, Settings
+from ecif.settings import Settings
 from ecif.shards.decode import OK, STATUSES
 
 PROBLEMS_SHOWN = 100
+SCRIPTS = ("gallery.js", "zoom.js", "overrides.js", "review.js")
 _INFLUENCE_COLUMNS = ("influence", "positive_influence", "negative_influence")
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One pair of the gallery."""
-
-    place: int
-    pair: ScoredPair
-    exhibit: Exhibit
 
 
 def render(
     layout: Layout, decision: Decision | None, numbers: Numbers, shown: Mapping[tuple[str, int], Exhibit]
 ) -> bytes:
-    """The page as UTF-8 HTML."""
-    counts = outcome.count(decision, numbers)
+    """The page as UTF-8 HTML.
+
+    Args:
+        shown: image and caption of every pair of `cards.pairs`, by (shard, index).
+    """
+    counts, shelves = outcome.count(decision, numbers), cards.gallery(decision, numbers, shown)
     return fill(
         "template.html",
+        scripts=SCRIPTS,
         out=layout.root,
         headline=outcome.headline(decision, numbers, counts),
         state=outcome.state(decision, numbers, counts),
         tiles=outcome.tiles(decision, numbers, counts),
-        share=outcome.share(counts),
+        share=_bar(outcome.share(counts)),
         detector=numbers.detector,
         about_influence=numbers.detector.column in _INFLUENCE_COLUMNS,
         wide=histogram(decision, numbers, figures.WIDE),
         narrow=histogram(decision, numbers, figures.NARROW),
         beyond=_beyond(numbers),
         decided=decision is not None,
+        control=decision is not None and decision.control is not None,
         quantiles=[f"{q:.0%}".replace("50%", "median").replace("%", " %") for q in QUANTILES],
         distributions=[
-            (detectors.facts(column), sketch, [sketch.quantile(q) for q in QUANTILES])
+            (numbers.facts(column), sketch, [sketch.quantile(q) for q in QUANTILES])
             for column, sketch in numbers.sketches.items()
             if sketch.count
         ],
-        galleries=_galleries(numbers, shown),
-        columns=_columns(numbers),
+        **_trust(decision, numbers),
+        charts=dict.fromkeys(("curves", "kinds", "scores", "rates"))
+        | {one.name: one for one in charts.charts(numbers)},
+        gallery=shelves,
+        worse={column: numbers.facts(column).higher_is_worse for column in shelves.columns},
+        kept_under=f"ecif-review {layout.root}",
+        command=review.command(layout.root, decision),
+        overrides_file=review.FILE,
+        listed=decision is not None and bool(decision.denylist or decision.allowlist),
+        reviewed=decision is not None and bool(decision.override_drop or decision.override_keep),
+        written=numbers.written.shards > 0,
         statuses=_statuses(decision, numbers),
         top=numbers.top if numbers.scored > 1 else [],
+        parts=_parts(numbers),
         percent=percent,
         problems=numbers.problems[:PROBLEMS_SHOWN],
         more_problems=len(numbers.problems) - PROBLEMS_SHOWN,
@@ -73,13 +82,56 @@ def render(
     )
 
 
+def _trust(decision: Decision | None, numbers: Numbers) -> dict[str, Any]:
+    """What canaries say and where scores agree; None where there are no canaries or only one score."""
+    found = numbers.calibration
+    measured = found and {
+        "planted": quality.planted(found),
+        "pairs": found.pairs,
+        "tables": quality.measured(found, decision.detector if decision else numbers.detector.column),
+        "mistakes": quality.mistakes(found),
+        "cut": quality.of_cut(found, decision) if decision else [],
+        "weights": quality.learned(found),
+        "learned": detectors.LEARNED,
+    }
+    agreed = numbers.agreement and {"pairs": numbers.agreement.pairs, "tables": quality.agreement(numbers.agreement)}
+    return {"calibration": measured, "agreement": agreed, "disagreements": numbers.disagreements}
+
+
+def _bar(share: list[tuple[str, float]]) -> list[tuple[str, float, float]]:
+    """Kind, place and width of the parts of the bar under the tiles, in percent."""
+    found, place = [], 0.0
+    for kind, width in share:
+        found.append((kind, round(place, 3), round(width, 3)))
+        place += width
+    return found
+
+
+def _parts(numbers: Numbers) -> dict[str, Any] | None:
+    """Removal by shard and group as the decision counts it; None before there is an outcome."""
+    found = numbers.outcome
+    if found is None:
+        return None
+    return {
+        "shards": [("no name" if name is None else name, pairs, gone) for name, pairs, gone in found.top_shards],
+        "by": found.by,
+        "n_groups": found.n_groups,
+        "groups": [("no value" if name is None else name, pairs, gone) for name, pairs, gone in found.groups],
+        "outliers": [one.words for one in found.outliers],
+        "more_outliers": found.n_outliers - len(found.outliers),
+        "reasons": [*found.reasons.items()],
+        "gone": found.pairs - found.kept,
+        "elsewhere": found.elsewhere,
+    }
+
+
 def histogram(decision: Decision | None, numbers: Numbers, frame: figures.Frame) -> Markup | None:
     """The distribution of the deciding score as a drawing; None when nothing is scored."""
     if numbers.histogram is None:
         return None
     fact, sketch = numbers.detector, numbers.sketches[numbers.detector.column]
     worse = ("better", "worse") if fact.higher_is_worse else ("worse", "better")
-    cut = decision.line if decision else None
+    cut = numbers.line
     title = (
         f"Histogram of {fact.column} for {integer(sketch.count)} pairs: from {number(sketch.smallest)} to "
         f"{number(sketch.largest)}, median {number(sketch.quantile(0.5), 2)}"
@@ -104,39 +156,6 @@ def _beyond(numbers: Numbers) -> str:
     sides = [(bars.below, "left"), (bars.above, "right")]
     words = [f"{plural(n, 'pair')} to the {side}" for n, side in sides if n]
     return f"The axis shows the bulk and leaves out {' and '.join(words)} of it."
-
-
-def _columns(numbers: Numbers) -> list[str]:
-    """The scores on a card, the deciding one first."""
-    first = numbers.detector.column
-    return [first, *(c for c in ("influence", "clip_score", "neg_clip_loss") if c != first)]
-
-
-def _galleries(numbers: Numbers, shown: Mapping[tuple[str, int], Exhibit]) -> list[tuple[str, str, str, list[Card]]]:
-    """Anchor, heading, sentence and cards of both halves."""
-    column = numbers.detector.column
-    if column in _INFLUENCE_COLUMNS:
-        worst_name, best_name = "Most harmful pairs", "Most valuable pairs"
-    else:
-        worst_name, best_name = f"Worst pairs by {column}", f"Best pairs by {column}"
-    positive = sum((pair.scores[column] or 0) >= 0 for pair in numbers.sets["worst"])
-    worst_note = {
-        "influence": "The lowest influence first: removing these is predicted to lower the validation loss the most.",
-    }.get(column, "The worst first.")
-    if column == "influence" and positive:
-        worst_note += f" Not so for {integer(positive)} of them, whose influence is not negative."
-    best_note = {
-        "influence": "The highest influence first: removing these is predicted to raise the validation loss the most.",
-    }.get(column, "The best first.")
-
-    def cards(pairs: list[ScoredPair]) -> list[Card]:
-        return [Card(place, pair, shown[pair.shard, pair.index]) for place, pair in enumerate(pairs, 1)]
-
-    halves = [
-        ("harmful", worst_name, worst_note, cards(numbers.sets["worst"])),
-        ("valuable", best_name, best_note, cards(numbers.sets["best"])),
-    ]
-    return [half for half in halves if half[3]]
 
 
 def _statuses(decision: Decision | None, numbers: Numbers) -> list[tuple[str, int, str, str]]:

@@ -1,6 +1,6 @@
 """The page of a trace: each test pair with what the model makes of it, and the pairs of the corpus behind that.
 
-Like the report it is one file that needs nothing beside it and runs nothing.
+Like the report it is one file that needs nothing beside it; its script enlarges, filters and sorts what is there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ecif import __version__
 from ecif.progress import Progress, Silent
+from ecif.report.cards import alt
 from ecif.report.gallery import Exhibit, exhibit, exhibits
 from ecif.report.numbers import ScoredPair
 from ecif.report.numerals import integer, number, plural
@@ -18,6 +19,7 @@ from ecif.run import Run
 from ecif.stages.cases import Asked
 from ecif.stages.trace import SIDES, Contribution, Options, Side, Traced
 
+SCRIPTS = ("gallery.js", "zoom.js")
 SHOWN = 24  # pairs of a side on the page; the table has all
 _QUOTE = 60  # characters of a caption in a heading
 _HEADINGS: dict[Side, tuple[str, str, str]] = {
@@ -34,19 +36,30 @@ _NAMES = {"relative": "relative-IS", "theta-relative": "theta-RelatIF", "l-relat
 
 
 @dataclass(frozen=True, slots=True)
+class Number:
+    """A number on a card: its name, as it is read, and in full (`-`: not known)."""
+
+    name: str
+    text: str
+    exact: str
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """A pair of the corpus."""
 
     place: int
     pair: Contribution
     exhibit: Exhibit
-    numbers: list[tuple[str, str]]
+    alt: str
+    numbers: list[Number]
 
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
     """One side of a case."""
 
+    name: Side
     kind: str
     heading: str
     note: str
@@ -60,6 +73,7 @@ class CaseOnPage:
     anchor: str
     name: str
     exhibit: Exhibit
+    alt: str
     facts: list[tuple[str, str]]
     sides: list[Shelf]
 
@@ -90,6 +104,8 @@ def build_trace_page(
         state.append(f"{plural(len(traced.failed), 'shard')} could not be read; their pairs are not considered.")
     return fill(
         "trace.html",
+        scripts=SCRIPTS,
+        columns=[_NAMES.get(column, column) for column in _columns(options.rank_by)],
         headline=headline(asked),
         corpus=f"Traced through {plural(traced.pairs, 'pair')} of {plural(len(run.inventory.shards), 'shard')}.",
         state=state,
@@ -135,22 +151,37 @@ def _case(n: int, one: Asked, traced: Traced, options: Options, shown: Mapping[t
         if len(found) > SHOWN:
             note += f" The first {SHOWN} of {integer(len(found))}; the table has all."
         cards = [
-            Card(place, c, shown[c.shard, c.index], _numbers(c, options.rank_by))
+            Card(
+                place,
+                c,
+                (picture := shown[c.shard, c.index]),
+                alt(picture, f"Image of pair {c.key}"),
+                _numbers(c, options.rank_by),
+            )
             for place, c in enumerate(found[:SHOWN], start=1)
         ]
-        sides.append(Shelf(kind, heading, note, cards))
-    return CaseOnPage(f"case-{n + 1}", one.case.name, exhibit(one.case.image, one.case.caption), facts, sides)
+        sides.append(Shelf(side, kind, heading, note, cards))
+    picture = exhibit(one.case.image, one.case.caption)
+    return CaseOnPage(
+        f"case-{n + 1}", one.case.name, picture, f"Test image: {alt(picture, one.case.name)}", facts, sides
+    )
 
 
-def _numbers(c: Contribution, rank_by: str) -> list[tuple[str, str]]:
+def _columns(rank_by: str) -> list[str]:
     """The numbers on a card: always few, and what it was ranked by among them."""
-    sign = "+" if c.influence > 0 else ""
-    rows = [("influence", f"{sign}{number(c.influence)}")]
-    if c.relative is not None:
-        rows.append((_NAMES["relative"], number(c.relative, 2)))
-    if rank_by in ("theta-relative", "l-relative"):
-        rows.append((_NAMES[rank_by], number(getattr(c, rank_by.replace("-", "_")))))
-    return [*rows, ("clip_score", number(c.clip_score))]
+    further = [rank_by] if rank_by in ("theta-relative", "l-relative") else []
+    return ["influence", "relative", *further, "clip_score"]
+
+
+def _numbers(c: Contribution, rank_by: str) -> list[Number]:
+    """Those of `_columns`, also where one is not known, so that they stand at their places."""
+    rows = []
+    for column in _columns(rank_by):
+        value: float | None = getattr(c, column.replace("-", "_"))
+        sign = "+" if column == "influence" and value is not None and value > 0 else ""
+        text = sign + number(value, 2 if column == "relative" else 3)
+        rows.append(Number(_NAMES.get(column, column), text, "-" if value is None else repr(float(value))))
+    return rows
 
 
 def _error(traced: Traced) -> str:

@@ -122,15 +122,20 @@ def of(layout: Layout, storage: Storage, decision: Decision, progress: Progress 
     """
     scored = scored_shards(layout, storage, decision.score_key)
     chosen = [shard for shard in inventory.load(layout, storage).shards if shard.name in scored]
-    try:
-        known = _read(storage.read_json(layout.outcome(decision.key)))
-    except MissingFileError:
-        known = None
+    known = stored(layout, storage, decision)
     if known is not None and known.shards == len(chosen):
         return known
     found = count(layout, storage, decision, chosen, progress)
     storage.publish_json(layout.outcome(decision.key), {"version": VERSION, **asdict(found)}, replace=True)
     return found
+
+
+def stored(layout: Layout, storage: Storage, decision: Decision) -> Outcome | None:
+    """What was counted before, for the shards that there were; None where nothing was, or by another version."""
+    try:
+        return _read(storage.read_json(layout.outcome(decision.key)))
+    except MissingFileError:
+        return None
 
 
 def count(

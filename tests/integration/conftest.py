@@ -19,11 +19,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import Browser
 
 from bench.places import Server, remove_bucket
 from bench.scenes import Stage, staged
 from bench.trial import Nursery
 from bench.world import write_model
+from tests.conftest import MakeTar
+from tests.integration import hostile
+from tests.integration.browser import browser as running
 
 START_SECONDS = 300  # importing the server takes up to half a minute on two slow cores
 SCRIPTS = Path(__file__).parent / "servers"
@@ -46,6 +50,19 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The system's browser."""
+    with running() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def report_output(tmp_path_factory: pytest.TempPathFactory, make_tar: MakeTar) -> Path:
+    """The root of an output with a report, over a corpus with hostile captions and names."""
+    return hostile.output(tmp_path_factory.mktemp("report"), make_tar)
 
 
 @pytest.fixture(scope="session")

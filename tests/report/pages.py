@@ -16,15 +16,19 @@ from ecif import inventory, keys, manifest
 from ecif.inventory import Inventory
 from ecif.layout import Layout
 from ecif.manifest import Manifest
-from ecif.report import build_report
+from ecif.policy.settings import PolicySettings
+from ecif.progress import Silent
+from ecif.report import build_report, compose
+from ecif.report.gather import gather
+from ecif.report.numbers import Numbers
 from ecif.selection import Decision, choose, dropped_mask
-from ecif.settings import PolicySettings, Settings, saved
+from ecif.settings import Settings, saved
 from ecif.sources import expand
 from ecif.storage import FileInfo, Storage
 from tests.conftest import MakeTar
 
 SCORES, FIT = "0123456789ab", "ba9876543210"
-VOID = {"meta", "img", "br", "line", "path"}
+VOID = {"meta", "img", "br", "line", "path", "input"}
 HOSTILE = [
     "<script>alert(1)</script>",
     '"><img src=x onerror="alert(2)">',
@@ -45,7 +49,8 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[tuple[tuple[str, ...], str]] = []
         self._open: list[str] = []
-        self.feed(page.decode("utf-8"))
+        self._page = page.decode("utf-8")
+        self.feed(self._page)
         self.close()
         assert self._open == [], f"never closed: {self._open}"
 
@@ -68,7 +73,26 @@ class Page(HTMLParser):
 
     def text(self, tag: str | None = None) -> str:
         """All text, or that inside the elements of a kind."""
-        return " ".join(text for path, text in self.texts if "style" not in path and (tag is None or tag in path))
+        seen = ((path, text) for path, text in self.texts if not {"style", "script"} & {*path})
+        return " ".join(text for path, text in seen if tag is None or tag in path)
+
+    def source(self, tag: str) -> str:
+        """What stands between the tags of the one element of a kind, to the letter."""
+        ((_, rest),) = [self._page.split(f"<{tag}>", 1)]
+        return rest.split(f"</{tag}>", 1)[0]
+
+    def cards(self, name: str = "") -> list[dict[str, str]]:
+        """The attributes of the cards: all of them in the order of the page, or those in a set in its order."""
+        found = [
+            {key: value or "" for key, value in attributes.items()}
+            for tag, attributes in self.elements
+            if tag == "li" and attributes.get("class") == "card"
+        ]
+        if not name:
+            return found
+        inside = [(card["data-sets"].split(), card["data-places"].split(), card) for card in found]
+        there = [(int(places[sets.index(name)]), n) for n, (sets, places, _) in enumerate(inside) if name in sets]
+        return [found[n] for _, n in sorted(there)]
 
     def rows(self) -> dict[str, str]:
         """First cell -> the others, of all table rows."""
@@ -170,6 +194,14 @@ class Corpus:
             counts = (frame.height, kept, dropped, quarantined, unscored)
             entry = Manifest(name, source, *counts, {}, {}, FIT, SCORES, decision.key, 1)
             manifest.write(entry, self.layout, self.storage)
+
+    def numbers(self, decision: Decision | None = None) -> Numbers:
+        """What the page of this output says."""
+        return gather(self.layout, self.storage, self.inventory(), decision, SCORES, {}, Silent())
+
+    def composed(self, decision: Decision | None, numbers: Numbers) -> Page:
+        """The page of other numbers than those of the output."""
+        return Page(compose(self.layout, self.storage, self.inventory(), decision, numbers))
 
     def page(self, decision: Decision | None = None, failed: Mapping[str, str] = MappingProxyType({})) -> Page:
         return Page(build_report(self.layout, self.storage, self.inventory(), decision, SCORES, failed=failed))

@@ -87,13 +87,15 @@ def test_bars_are_those_of_counting(values: list[float], data: st.DataObject, mo
     exact = scores.astype(np.float64)
     tie = exact == cut
     goes = np.zeros(scores.size, bool)
-    if cut is not None:  # what is worse than the cut goes, and some of what lies exactly at it
+    if cut is not None:  # what is worse than the cut goes, and some of what lies exactly at it, if nothing spares it
         goes = (exact > cut) | (tie & (tie.cumsum() <= data.draw(st.integers(0, 3), label="ties")))
+        goes &= np.resize(data.draw(st.lists(st.booleans(), min_size=1, max_size=9), label="may go"), goes.size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distribution, "MOST", most)
         kept, dropped = sketch_of(scores[~goes].tolist(), 0), sketch_of(scores[goes].tolist(), 0)
         edges = bar_edges(*axis_range(sketch_of(values), True), cut, max(kept.shift, dropped.shift))
-        bars = count_bars(kept, dropped, edges, cut, int((tie & ~goes).sum()))
+        less = exact < (0.0 if cut is None else cut)
+        bars = count_bars(kept, dropped, edges, cut, (int((less & ~goes).sum()), int((less & goes).sum())))
     place = np.searchsorted(edges, exact, side="right")
     for counts, part in ((bars.kept, place[~goes]), (bars.dropped, place[goes])):
         assert list(counts) == np.bincount(part, minlength=len(edges) + 1)[1:-1].tolist()
@@ -124,7 +126,7 @@ def test_a_narrow_range_far_from_zero_has_a_bar_for_every_number_it_can_hold() -
     sketch = sketch_of(values.tolist() * 3, 0)
     edges = bar_edges(*axis_range(sketch, False), float(values[1]), sketch.shift)
     assert np.diff(edges) == pytest.approx(2.0**-14, rel=1e-9)
-    bars = count_bars(sketch, Sketch(), edges, None, 0)
+    bars = count_bars(sketch, Sketch(), edges, None, (0, 0))
     assert [count for count in bars.kept if count] == [3, 3, 3, 3]
 
 
@@ -139,7 +141,7 @@ def test_where_bins_are_wide_bars_are_wide_and_few() -> None:
     edges = bar_edges(999.99, 1000.01, 1000.0, sketch.shift)
     assert sketch.shift > 0
     assert 2 <= len(edges) - 1 < BARS
-    bars = count_bars(sketch, Sketch(), edges, None, 0)
+    bars = count_bars(sketch, Sketch(), edges, None, (0, 0))
     assert sum(bars.kept) + bars.below + bars.above == sketch.count
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from decimal import Decimal
 from pathlib import Path
@@ -14,9 +15,7 @@ from PIL import Image
 from ecif import inventory, manifest
 from ecif.errors import InputError
 from ecif.manifest import Manifest
-from ecif.progress import Silent
 from ecif.report import build_report
-from ecif.report.gather import gather
 from ecif.shards.decode import STATUSES
 from ecif.sources import expand
 from ecif.storage import FileInfo
@@ -52,22 +51,44 @@ def test_a_finished_run(corpus: Corpus) -> None:
     assert rows["N_fit"] == "4321"
     assert rows["key of the decision"] == decision.key
     assert rows["00"] == "8 60 13.3 %"
-    assert rows["01"] == "3 50 6 %"
+    assert rows["01"] == "13 60 21.7 %"
 
 
-def test_it_stands_alone_and_runs_nothing(corpus: Corpus) -> None:
+def test_it_stands_alone_and_runs_only_its_own_script(corpus: Corpus) -> None:
     corpus.add("00", [0.1 * i for i in range(len(HOSTILE))], HOSTILE)
     page = corpus.page()
-    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.elements}
+    tags = [tag for tag, _ in page.elements]
+    assert not {"link", "iframe", "object", "embed", "base", "form"} & {*tags}
+    assert (tags.count("script"), tags.count("style")) == (1, 1)
     for tag, attributes in page.elements:
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
+            assert name != "style", tag  # the policy would not apply it
             if name in {"href", "src", "action", "xlink:href"}:
                 assert value is not None
                 assert value.startswith(("#", "data:image/")), value
-    assert "@import" not in page.text("style")
+    for never in ("@import", "url("):
+        assert never not in page.source("style")
+
+
+def test_the_policy_names_the_script_and_the_style_sheet_by_their_sha256(corpus: Corpus) -> None:
+    corpus.add("00", [0.1 * i for i in range(len(HOSTILE))], HOSTILE)
+    page = corpus.page()
+    script, style = (
+        base64.b64encode(hashlib.sha256(page.source(tag).encode()).digest()).decode() for tag in ("script", "style")
+    )
     policies = [a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
-    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    assert policies == [
+        f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; script-src 'sha256-{script}'; "
+        "base-uri 'none'; form-action 'none'"
+    ]
+
+
+def test_the_script_never_makes_markup_or_code_of_text(corpus: Corpus) -> None:
+    corpus.add("00", [1.0])
+    script = corpus.page().source("script")
+    for never in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "Function(", "http", "fetch("):
+        assert never not in script
 
 
 def test_hostile_captions_come_out_as_text(corpus: Corpus) -> None:
@@ -91,21 +112,22 @@ def test_the_gallery_shows_both_ends_in_order_with_pictures(corpus: Corpus) -> N
     corpus.add("01", [float(i) - 0.5 for i in range(100)])
     decision = corpus.decide(drop_count=3)
     page = corpus.page(decision)
-    expected = [f"caption {'10'[i % 2]:0>2}-{(i) // 2}" for i in range(24)]
-    shown = [text for path, text in page.texts if path[-2:] == ("li", "p")]
-    assert shown[:24] == expected
-    assert shown[24:26] == ["caption 00-99", "caption 01-99"]
-    assert len(shown) == 48
+    worst = [f"{'10'[i % 2]:0>2}{i // 2:04d}" for i in range(24)]
+    assert [card["data-key"] for card in page.cards("worst")] == worst
+    assert [card["data-key"] for card in page.cards("best")][:2] == ["000099", "010099"]
+    assert [card["data-fate"] for card in page.cards("worst")] == ["dropped"] * 3 + ["kept"] * 21
+    cards = page.cards()
+    assert len({card["data-entry"] for card in cards}) == len(cards) >= 48
     badges = [text for path, text in page.texts if path[-1] == "span" and text in ("dropped", "kept")]
-    assert badges == ["dropped"] * 3 + ["kept"] * 45
+    assert badges == [card["data-fate"] for card in cards]
     pictures = [attributes for tag, attributes in page.elements if tag == "img"]
-    assert len(pictures) == 48
-    assert pictures[0]["alt"] == "Image of pair 010000, 200 by 100 pixels"
+    assert len(pictures) == len(cards)
+    assert pictures[0]["alt"] == "caption 01-0"
     for attributes in pictures:
         head, _, data = (attributes["src"] or "").partition(",")
         assert head == "data:image/jpeg;base64"
         with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-            assert image.size == (160, 80)
+            assert image.size == (200, 100)
 
 
 def test_small_pictures_are_kept_exactly(corpus: Corpus) -> None:
@@ -235,18 +257,24 @@ def test_another_detector_is_named_and_ranks(corpus: Corpus) -> None:
     decision = corpus.decide(detector="clip_score", threshold=-2.5)
     corpus.write(decision, "00")
     page = corpus.page(decision)
-    assert "Worst pairs by clip_score" in page.text("h2")
-    shown = [text for path, text in page.texts if path[-2:] == ("li", "p")]
-    assert shown == ["caption 00-3", "caption 00-2", "caption 00-0", "caption 00-1"]
+    assert "The worst by clip_score" in page.text("dl")
+    keys = [card["data-key"] for name in ("worst", "best") for card in page.cards(name)]
+    assert keys == ["000003", "000002", "000000", "000001"]
     assert page.text("h1") == "2 of 4 pairs dropped, 2 kept"
     assert "cut \u22122.50, 2 dropped" in page.text("svg")
+
+
+def test_a_control_says_that_it_is_one(corpus: Corpus) -> None:
+    corpus.add("00", [1.0, 2.0, 3.0, 4.0])
+    assert "This is a control" in corpus.page(corpus.decide(drop_count=2, control=1)).text("section")
+    assert "This is a control" not in corpus.page(corpus.decide(drop_count=2)).text("section")
 
 
 def test_the_drawing_says_what_it_shows_and_fits_both_screens(corpus: Corpus) -> None:
     corpus.add("00", [1e-6 * i for i in range(-50, 50)])
     page = corpus.page(corpus.decide(drop=Decimal("0.1")))
-    drawings = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert [attributes["role"] for attributes in drawings] == ["img", "img"]
+    drawings = [attributes for tag, attributes in page.elements if tag == "svg" and "role" in attributes]
+    assert [attributes["role"] for attributes in drawings][:2] == ["img", "img"]
     assert page.text("svg").count("Histogram of influence for 100 pairs: from \u22125.00") == 2
     assert "influence \u00d7 10⁻⁵" in page.text("svg")
     assert "← removal helps" in page.text("svg")
@@ -271,7 +299,7 @@ def test_the_histogram_counts_every_pair_once_and_splits_at_the_cut(corpus: Corp
     for name in ("00", "01"):
         corpus.add(name, (random.standard_cauchy(500) * 1e-6).astype(np.float32).tolist(), images=[b""] * 500)
     decision = corpus.decide(drop=Decimal("0.1"))
-    numbers = gather(corpus.layout, corpus.storage, corpus.inventory(), decision, SCORES, {}, Silent())
+    numbers = corpus.numbers(decision)
     bars = numbers.histogram
     assert bars is not None
     assert sum(bars.kept) + sum(bars.dropped) + bars.below + bars.above == 1_000

@@ -16,12 +16,13 @@ from ecif import detectors
 from ecif.errors import StorageError
 from ecif.inventory import Inventory, Shard
 from ecif.layout import Layout
+from ecif.policy.settings import PolicySettings
 from ecif.progress import Silent
+from ecif.report.deciding import Deciding
 from ecif.report.gather import gather
 from ecif.report.numbers import Numbers
 from ecif.report.tally import Tally
 from ecif.selection import Decision, choose
-from ecif.settings import PolicySettings
 from ecif.storage import FileInfo, Storage
 
 SCORES, FIT = "0123456789ab", "ba9876543210"
@@ -78,7 +79,7 @@ class Output:
             self.names.append(name)
 
     def decide(self, **policy: object) -> Decision:
-        given_policy = PolicySettings(**policy)  # type: ignore[arg-type]
+        given_policy = PolicySettings(**{"detector": "influence", **policy})  # type: ignore[arg-type]
         urls = {name: self.layout.scores(SCORES, name) for name in self.names}
         return choose(Storage(), urls, given_policy, key="d", score_key=SCORES, fit_key=FIT)
 
@@ -227,12 +228,12 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def test_no_changed_byte_is_believed(file: bytes, place: int, value: int) -> None:
     damaged = bytearray(file)
     damaged[place % len(file)] ^= value
-    wanted, found = ((Tally(SCORES, detectors.NAMES, detectors.facts("influence"), None)) for _ in range(2))
+    wanted, found = (Tally(SCORES, Deciding.of(None, detectors.NAMES, None)) for _ in range(2))
     assert wanted.load(file)
     if found.load(bytes(damaged)):  # it was a date or another part of the archive that says nothing
         assert found.save() == wanted.save()
     else:
-        assert (len(found.shards), found.worst, found.kept.count, found.statuses) == (0, None, 0, {})
+        assert (len(found.shards), found.worst.rows, found.kept.count, found.statuses) == (0, None, 0, {})
 
 
 def test_a_file_that_cannot_be_written_is_an_error(output: Output) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,8 +75,8 @@ def test_it_says_what_was_asked_and_what_was_found(run: Run) -> None:
     assert "with a standard error of 20 % of its value" in made.text("section")
     images = [attributes for tag, attributes in made.elements if tag == "img"]
     assert len(images) == 6
-    assert images[0]["alt"] == "Test image cat.jpg, 200 by 100 pixels"
-    assert images[1]["alt"] == "Image of pair 000000, 200 by 100 pixels"
+    assert images[0]["alt"] == "Test image: a cat"
+    assert images[1]["alt"] == "caption 00-0"
     assert not [tag for tag, _ in made.elements if tag == "nav"]
 
 
@@ -84,25 +86,37 @@ def test_several_cases_have_a_way_to_each(run: Run) -> None:
     assert made.text("h1") == "2 test pairs traced, 1 of them answered wrongly"
     anchors = {attributes.get("id") for tag, attributes in made.elements if tag == "section"}
     links = [attributes["href"] for tag, attributes in made.elements if tag == "a"]
-    assert links == ["#case-1", "#case-2", "#reading"]
-    assert {str(link)[1:] for link in links} <= anchors
+    assert links == ["#main", "#case-1", "#case-2", "#reading"]
+    assert {str(link)[1:] for link in links[1:]} <= anchors
     texts = made.text("td")
     assert "a frog" in texts
     assert "1 of 40 captions of the validation batch" in texts
     assert "a dog (right)" in texts
 
 
-def test_it_stands_alone_and_runs_nothing(run: Run) -> None:
+def test_it_stands_alone_and_runs_only_its_own_script(run: Run) -> None:
     made = page(run, [WRONG], traced())
-    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in made.elements}
+    assert not {"link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in made.elements}
     for tag, attributes in made.elements:
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
+            assert name != "style", tag
             if name in {"href", "src"}:
                 assert str(value).startswith(("#", "data:image/")), value
-    policies = [a["content"] for _, a in made.elements if a.get("http-equiv") == "Content-Security-Policy"]
-    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
-    assert "prefers-color-scheme: dark" in " ".join(text for path, text in made.texts if path[-1] == "style")
+    script = base64.b64encode(hashlib.sha256(made.source("script").encode()).digest()).decode()
+    (policy,) = (str(a["content"]) for _, a in made.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert f"script-src 'sha256-{script}';" in policy
+    assert "default-src 'none'; img-src data:; style-src 'sha256-" in policy
+    assert "prefers-color-scheme: dark" in made.source("style")
+    assert "reviewing" not in made.source("script")
+
+
+def test_cards_carry_what_the_script_sorts_and_filters_by(run: Run) -> None:
+    made = page(run, [WRONG], traced(responsible=2, supporting=1), Options(12, "theta-relative", 16))
+    assert [card["data-sets"] for card in made.cards()] == ["responsible", "responsible", "supporting"]
+    assert made.cards()[0]["data-scores"].split() == ["-0.5", "0.125", "-1.0", "0.25"]
+    columns = [text for path, text in made.texts if path[-2:] == ("select", "option")][1:5]
+    assert columns == ["influence", "relative-IS", "theta-RelatIF", "clip_score"]
 
 
 def test_hostile_text_comes_out_as_text(run: Run) -> None:
@@ -140,7 +154,7 @@ def test_what_it_is_ranked_by_stands_on_the_cards(run: Run) -> None:
         for place, side in without.found.items()
     }
     made = page(run, [WRONG], without, Options(12, "influence", 0))
-    assert "relative-IS" not in made.text()
+    assert "relative-IS" not in made.text("li")
     assert made.rows()["Computed from"] == "one pass of the model over the corpus"
 
 
