@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ecif.cli import app, run
+from ecif.cli import commands, run
 from tests.conftest import MakeTar
 from tests.squares import SAMPLES, SHARDS, Corpus, files, lay_out
 from tests.tiny import write_model
@@ -45,10 +45,10 @@ class Trial:
 
 def test_every_command_that_writes_has_it() -> None:
     def names(command: str) -> set[str]:
-        return {name for one in app[command].assemble_argument_collection() for name in one.names}
+        return {name for one in found[command].assemble_argument_collection() for name in one.names}
 
-    commands = {name for name in app if not name.startswith("-")}
-    assert {name for name in commands if "--dry-run" not in names(name)} == WRITE_NOTHING
+    found = commands()
+    assert {name for name in found if "--dry-run" not in names(name)} == WRITE_NOTHING
 
 
 def test_stage_by_stage(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +99,8 @@ def test_stage_by_stage(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> N
     assert (export["write_files"], export["write_bytes"]) == (len(made), sum(path.stat().st_size for path in made))
     assert run(["report", out]) == 0
     (rollup,) = corpus.out.glob("_ecif/rollup/report/*.npz")
-    assert report["where"] == f"{out}/_ecif/report/index.html, {rollup}"
+    (pictures,) = corpus.out.glob("_ecif/rollup/report/*.pictures.parquet")
+    assert report["where"] == f"{out}/_ecif/report/index.html, {pictures}, {rollup}"
 
 
 def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
