@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ecif
-from ecif.cli import app, run
+from ecif.cli import app, commands, run
 from tests.conftest import MakeTar
 from tests.squares import SAMPLES, SHARDS, Corpus, files, lay_out
 from tests.tiny import write_model
@@ -241,14 +241,14 @@ def test_help_lists_every_command_in_the_order_of_the_data(capsys: pytest.Captur
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
     names = ["demo", "clean", "lint", "fit", "score", "calibrate", "plan", "diff", "apply"]
-    names += ["verify", "report", "restore", "export", "trace", "edit", "watch", "notify", "poll", "doctor"]
+    names += ["verify", "report", "restore", "export", "trace", "edit", "watch", "notify", "poll", "doctor", "bench"]
     assert [name for name in app if not name.startswith("-")] == names
     assert all(f" {name} " in text for name in names)
 
 
-@pytest.mark.parametrize("command", [name for name in app if not name.startswith("-")])
+@pytest.mark.parametrize("command", list(commands()))
 def test_every_option_is_explained(command: str) -> None:
-    for argument in app[command].assemble_argument_collection():
+    for argument in commands()[command].assemble_argument_collection():
         if argument.show and argument.names and argument.names != ("*",):
             assert argument.parameter.help, argument.names
 

@@ -37,6 +37,12 @@ def _commands(page: Path) -> Iterator[list[str]]:
             yield words
 
 
+def _command(words: list[str]) -> str:
+    """The command that a line names: its first word, or its first two where the first is a group of commands."""
+    group = any(name.startswith(f"{words[0]} ") for name in generate.commands())
+    return " ".join(words[: 2 if group else 1])
+
+
 def _anchors(page: Path) -> set[str]:
     titles = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
@@ -61,10 +67,11 @@ def test_commands_and_their_options_exist(page: Path) -> None:
     for words in _commands(page):
         if words[0] != "ecif":
             continue
-        assert words[1] in {*known, "--install-completion"}, " ".join(words)
+        command = _command(words[1:])
+        assert command in {*known, "--install-completion"}, " ".join(words)
         for word in words[2:]:
             if word.startswith("--"):
-                assert words[1] in options[word.partition("=")[0]].commands, " ".join(words)
+                assert command in options[word.partition("=")[0]].commands, " ".join(words)
 
 
 @each_page
@@ -72,8 +79,8 @@ def test_named_options_and_commands_exist(page: Path) -> None:
     inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", _prose(page))]
     for option in re.findall(r"^(--[a-z][a-z-]+)", "\n".join(inline), flags=re.MULTILINE):
         assert option in {*generate.options(), "--help"}, option
-    for command in re.findall(r"^ecif ([a-z]+)", "\n".join(inline), flags=re.MULTILINE):
-        assert command in generate.commands(), command
+    for words in re.findall(r"^ecif ([a-z]+(?: [a-z]+)?)", "\n".join(inline), flags=re.MULTILINE):
+        assert _command(words.split()) in generate.commands(), words
 
 
 @each_page

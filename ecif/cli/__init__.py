@@ -43,6 +43,7 @@ app = App(
     help="Clean image-text corpora by the influence of every pair on a contrastive model.",
     version=f"ecif {ecif.__version__}",
     default_parameter=Parameter(negative=()),
+    help_format="plaintext",  # the list of commands needs no more, and what renders Markdown takes long to import
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
@@ -86,6 +87,10 @@ def commands() -> dict[str, App]:
             parts = {f"{name} {part}": app[name][part] for part in app[name] if not part.startswith("-")}
             found |= parts or {name: app[name]}
     return found
+
+
+for _app in commands().values():
+    _app.help_format = "markdown"  # for their examples
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

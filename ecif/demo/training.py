@@ -1,17 +1,15 @@
 """Train an open_clip model from a JSON config on a few tars, on the CPU, from scratch.
 
 For corpora of thousands of pairs: all of them are decoded once and kept as float32 tensors (n x 3 x side^2 x 4
-bytes; 6,000 pairs at 48 pixels take 166 MB), so that an epoch costs the model's arithmetic and nothing else. Only
-the rows of the token table that occur take part; the others stay as they were drawn and cost no optimiser step.
+bytes; 6,000 pairs at 48 pixels take 166 MB), so that an epoch costs the model's arithmetic and nothing else.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,23 +17,17 @@ from typing import Any
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from ecif.demo.steps import fit, small_vocabulary
 from ecif.errors import InputError, ModelError
 from ecif.progress import Progress, Silent
-from ecif.shards.decode import Pair, Undecodable, decode_image
+from ecif.shards.decode import Pair, Refused, Undecodable, decode_image
 from ecif.shards.tar import Limits
 from ecif.stages.reading import read_pairs
 from ecif.storage import Storage
-
-LARGEST_SCALE = 100.0  # CLIP's bound on 1 / temperature
-WARM_UP = 0.1  # of all steps
-WEIGHT_DECAY = 0.1
-GRADIENT_NORM = 1.0
-NOISE = 0.05  # standard deviation of augmented pixels, in units of the normalised image
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +111,49 @@ def read(tars: Sequence[Path | str], model: Path, caption: str = "txt") -> Data:
     Raises:
         ModelError: the config cannot be built. InputError: a tar is bad.
     """
+    storage, limits = Storage(), Limits()
+    return decoded(
+        (item for tar in tars for item in read_pairs(str(tar), Path(tar).stem, storage, caption, limits)), model
+    )
+
+
+def tokenizer(model: Path) -> Callable[[list[str]], Tensor]:
+    """What turns captions into tokens for this model, (n, context).
+
+    Raises:
+        ModelError: the config cannot be built.
+    """
+    with _seeded(0):
+        *_, tokenize = _fresh(model)
+    return tokenize
+
+
+def decoded(items: Iterable[Pair | Refused], model: Path, limits: Limits = Limits()) -> Data:
+    """The usable ones of some samples in memory, in their order.
+
+    Raises:
+        ModelError: the config cannot be built.
+    """
     with _seeded(0):
         _, transform, tokenize = _fresh(model)
-    return _load(tars, transform, tokenize, caption)
+    images: list[Tensor] = []
+    captions: list[str] = []
+    uids: list[str] = []
+    unusable: Counter[str] = Counter()
+    for item in items:
+        if not isinstance(item, Pair):
+            unusable[item.status] += 1
+            continue
+        try:
+            images.append(transform(decode_image(item.image, limits)))
+        except Undecodable as refusal:
+            unusable[refusal.status] += 1
+        else:
+            captions.append(item.caption)
+            uids.append(item.uid)
+    if not images:
+        return Data(torch.empty(0), torch.empty(0), (), (), dict(unusable))
+    return Data(torch.stack(images), tokenize(captions), tuple(uids), tuple(captions), dict(unusable))
 
 
 def train_on(
@@ -138,14 +170,33 @@ def train_on(
 ) -> TrainingReport:
     """`train` on pairs in memory, at least a batch of them."""
     started = time.perf_counter()
-    with _seeded(seed):
-        network, *_ = _fresh(model)
-        with _small_vocabulary(network, data.tokens) as tokens:
-            losses = _fit(network, data.images, tokens, epochs, batch_size, lr, augment, progress)
+    steps = epochs * (len(data.images) // batch_size)
+    network, losses = trained(
+        data, model, steps=steps, batch_size=batch_size, lr=lr, seed=seed, augment=augment, progress=progress
+    )
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(state, str(weights))
     scale = float(network.logit_scale.detach().exp())
     return TrainingReport(tuple(losses), len(data.images), data.unusable, time.perf_counter() - started, scale)
+
+
+def trained(
+    data: Data,
+    model: Path,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    augment: bool = False,
+    progress: Progress = Silent(),
+) -> tuple[Any, list[float]]:
+    """A network in eval mode after so many steps on pairs in memory, at least a batch of them; mean loss by epoch."""
+    with _seeded(seed):
+        network, *_ = _fresh(model)
+        with small_vocabulary(network, data.tokens) as tokens:
+            losses = fit(network, data.images, tokens, steps, batch_size, lr, augment, progress)
+    return network, losses
 
 
 def _fresh(model: Path) -> tuple[Any, Callable[[Any], Tensor], Callable[[list[str]], Tensor]]:
@@ -158,124 +209,9 @@ def _fresh(model: Path) -> tuple[Any, Callable[[Any], Tensor], Callable[[list[st
     return network, transform, open_clip.SimpleTokenizer(context_length=network.context_length)
 
 
-def _load(
-    tars: Sequence[Path | str],
-    transform: Callable[[Any], Tensor],
-    tokenize: Callable[[list[str]], Tensor],
-    caption: str,
-) -> Data:
-    storage, limits = Storage(), Limits()
-    images: list[Tensor] = []
-    captions: list[str] = []
-    uids: list[str] = []
-    unusable: Counter[str] = Counter()
-    for tar in tars:
-        for item in read_pairs(str(tar), Path(tar).stem, storage, caption, limits):
-            if not isinstance(item, Pair):
-                unusable[item.status] += 1
-                continue
-            try:
-                images.append(transform(decode_image(item.image, limits)))
-            except Undecodable as refusal:
-                unusable[refusal.status] += 1
-            else:
-                captions.append(item.caption)
-                uids.append(item.uid)
-    if not images:
-        return Data(torch.empty(0), torch.empty(0), (), (), dict(unusable))
-    return Data(torch.stack(images), tokenize(captions), tuple(uids), tuple(captions), dict(unusable))
-
-
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """torch's global generator, seeded, and afterwards as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def _small_vocabulary(network: Any, tokens: Tensor) -> Iterator[Tensor]:
-    """Let the network work on the tokens that occur, renumbered in their order; put the rows back afterwards.
-
-    The end token has the largest number before and after, which is what pooling by argmax looks for.
-    """
-    table: nn.Embedding = network.token_embedding
-    used, numbers = torch.unique(tokens, return_inverse=True)
-    small = nn.Embedding(len(used), table.embedding_dim)
-    with torch.no_grad():
-        small.weight.copy_(table.weight[used])
-    network.token_embedding = small
-    yield numbers
-    network.token_embedding = table
-    with torch.no_grad():
-        table.weight[used] = small.weight
-
-
-def _fit(
-    network: Any,
-    images: Tensor,
-    tokens: Tensor,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    augment: bool,
-    progress: Progress,
-) -> list[float]:
-    network.train()
-    optimiser = _optimiser(network, lr)
-    per_epoch = len(images) // batch_size
-    steps = epochs * per_epoch
-    warm = max(1, round(WARM_UP * steps))
-    same = torch.arange(batch_size)
-    losses = []
-    progress.stage("train", epochs * per_epoch * batch_size, "pairs")
-    for epoch in range(epochs):
-        order = torch.randperm(len(images))
-        total = 0.0
-        for number in range(per_epoch):
-            step = epoch * per_epoch + number
-            for group in optimiser.param_groups:
-                group["lr"] = lr * _schedule(step, warm, steps)
-            rows = order[number * batch_size : (number + 1) * batch_size]
-            batch = _shift(images[rows]) if augment else images[rows]
-            u_BD = F.normalize(network.encode_image(batch), dim=-1)
-            v_BD = F.normalize(network.encode_text(tokens[rows]), dim=-1)
-            s_BB = network.logit_scale.exp() * u_BD @ v_BD.T
-            loss = (F.cross_entropy(s_BB, same) + F.cross_entropy(s_BB.T, same)) / 2
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
-            optimiser.step()
-            with torch.no_grad():
-                network.logit_scale.clamp_(0, math.log(LARGEST_SCALE))
-            total += float(loss.detach())
-            progress.advance(batch_size)
-        losses.append(total / per_epoch)
-    progress.end()
-    network.eval()
-    return losses
-
-
-def _optimiser(network: nn.Module, lr: float) -> torch.optim.AdamW:
-    """AdamW; gains, biases and the logit scale do not decay."""
-    matrices = [p for p in network.parameters() if p.ndim >= 2]
-    others = [p for p in network.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
-
-
-def _schedule(step: int, warm: int, steps: int) -> float:
-    """Factor on the learning rate: linear from 1/warm to 1, then half a cosine down to 0."""
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def _shift(batch: Tensor) -> Tensor:
-    """The batch moved by up to 1/24 of its side, edges repeated, with weak noise; (B, 3, H, W)."""
-    most = max(1, round(batch.shape[-1] / 24))
-    right, down = (int(torch.randint(0, 2 * most + 1, ())) for _ in range(2))
-    padded = F.pad(batch, (most,) * 4, mode="replicate")
-    moved = padded[:, :, down : down + batch.shape[2], right : right + batch.shape[3]]
-    return moved + NOISE * torch.randn_like(moved)
