@@ -39,9 +39,8 @@ def embed_only(run: Run, engine: Engine) -> int:
         for shard in run.inventory.shards:
             pairs = read_pairs(shard.url, shard.name, run.storage, run.settings.caption, engine.limits)
             for chunk in engine.chunks(pairs, []):
-                tokens = engine.towers.loaded.tokenize([pair.caption for pair in chunk.pairs])
-                model.encode_image(chunk.images.to(engine.towers.device), normalize=True)  # type: ignore[operator]
-                model.encode_text(tokens.to(engine.towers.device), normalize=True)  # type: ignore[operator]
+                model.encode_image(engine.towers.to_input(chunk.images), normalize=True)  # type: ignore[operator]
+                model.encode_text(chunk.tokens.to(engine.towers.device), normalize=True)  # type: ignore[operator]
                 count += len(chunk.pairs)
     return count
 

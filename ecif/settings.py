@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -18,8 +18,10 @@ from ecif.errors import UsageError
 from ecif.fields import G, Group, build
 from ecif.nearest import did_you_mean
 from ecif.policy.settings import PolicySettings
-from ecif.shards.tar import Limits
-from ecif.storage import Storage
+from ecif.shards.limits import Limits
+
+if TYPE_CHECKING:
+    from ecif.storage import Storage
 
 
 class StorageSettings(Group):
@@ -35,6 +37,8 @@ class StorageSettings(Group):
 
     def storage(self) -> Storage:
         """The files as these settings reach them."""
+        from ecif.storage import Storage  # and with it fsspec, which `ecif --help` need not wait for
+
         return Storage(self.storage_options, self.allow, patience=self.patience)
 
 
@@ -50,9 +54,6 @@ class SampleSettings(Group):
     """How a tar becomes pairs."""
 
     caption: str = Field("txt", description="where the caption is: txt, or json:FIELD")
-    decode: Literal["full", "draft"] = Field(
-        "full", description="JPEGs whole, or no larger than the model's input needs: faster, and other scores"
-    )
     max_member_bytes: int = Field(256 * 2**20, ge=1, description="a shard with a larger member fails")
     max_sample_bytes: int = Field(512 * 2**20, ge=1, description="a shard with a larger sample fails")
     max_sample_members: int = Field(64, ge=1, description="a shard with a sample of more members fails")
@@ -89,6 +90,9 @@ class ModelSettings(Group):
     trainable: str = Field("heads", description="the parameters influence lives in: heads, last:K or all")
     biases: Literal["include", "freeze"] = Field(
         "include", description="biases, norms and other vectors among them: trainable, too, or frozen"
+    )
+    decode: Literal["full", "draft"] = Field(
+        "full", description="JPEGs whole, or no larger than the model's input needs: faster, and other scores"
     )
     precision: Literal["fp32", "bf16", "fp64"] = Field(
         "fp32", description="arithmetic of the towers; losses stay >= fp32"

@@ -111,18 +111,20 @@ def fit_group(job: Job, group: Group) -> Result:
 def score_group(job: Job, group: Group) -> Result:
     """One table of scores per shard."""
     from ecif.stages import score
+    from ecif.stages.upcoming import Upcoming
 
     run = job.run(group.shards)
 
     def work(shard: Shard) -> dict[str, Any]:
-        summary = score.score_shard(run, engine, shard, direction, progress)
+        summary = score.score_shard(run, engine, shard, direction, progress, upcoming)
         numbers = {"samples": summary.samples, "overlap": summary.overlap, "statuses": summary.statuses}
         return {"shard": shard.name, **numbers}
 
     progress = ambient.current().progress
     with _computing(run) as engine:
         direction = score.load_direction(run, engine)
-        return through(group.shards, work)
+        with Upcoming(run, engine, group.shards) as upcoming:
+            return through(group.shards, work)
 
 
 @stage_task("write")

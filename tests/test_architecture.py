@@ -29,7 +29,7 @@ CORE = (
 )
 # safetensors comes with open_clip, which reads its own weights with it.
 CORE_MAY_USE = sys.stdlib_module_names | {"torch", "open_clip", "numpy", "safetensors"}
-HEAVY = ("torch", "torchvision", "open_clip", "prefect", "polars", "s3fs")
+HEAVY = ("torch", "torchvision", "open_clip", "prefect", "polars", "s3fs", "numpy", "fsspec", "rich.markdown")
 
 
 def _modules(package: str) -> Iterator[tuple[str, Path]]:

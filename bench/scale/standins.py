@@ -73,7 +73,9 @@ def in_place(seconds: float = 0.0) -> Iterator[Spent]:
         about = {"settings": recorded(run.settings), "fit_key": run.fit_key, "versions": versions()}
         run.storage.publish_json(run.layout.score_meta(run.score_key), about, replace=True)
 
-    def score_shard(run: Run, engine: object, shard: Shard, direction: object, progress: Any) -> ScoreSummary:
+    def score_shard(
+        run: Run, engine: object, shard: Shard, direction: object, progress: Any, upcoming: object = None
+    ) -> ScoreSummary:
         with spent.on("score"):
             time.sleep(seconds)
             run.storage.publish_first(run.layout.scores(run.score_key, shard.name), table(shard.name))

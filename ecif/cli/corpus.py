@@ -167,6 +167,7 @@ def score(
     from ecif.stages import loop
     from ecif.stages import score as stage
     from ecif.stages.engine import load_engine
+    from ecif.stages.upcoming import Upcoming
 
     show = progress.choose(wants_json(usual))
     if dry_run:
@@ -180,10 +181,11 @@ def score(
     if todo:
         engine = load_engine(chosen, say=show.note)
         direction = stage.load_direction(run, engine)
-        with progress.shown(show, "score", sum(shard.samples or 0 for shard in todo), "pairs"):
+        pairs = sum(shard.samples or 0 for shard in todo)
+        with progress.shown(show, "score", pairs, "pairs"), Upcoming(run, engine, todo) as upcoming:
             worked = loop.over(
                 todo,
-                lambda shard: stage.score_shard(run, engine, shard, direction, show),
+                lambda shard: stage.score_shard(run, engine, shard, direction, show, upcoming),
                 show,
                 max_failed=chosen.max_failed,
             )

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecif.cli.answer import Answer
-from ecif.storage import Storage
 
 if TYPE_CHECKING:
     from ecif.inventory import Shard
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from ecif.run import Run
     from ecif.selection import Decision
     from ecif.settings import ScoreSettings, Settings
+    from ecif.storage import Storage
     from ecif.storage.rehearsal import Rehearsal
 
 # Names of files that are listed; more are only counted.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
 from cyclopts import Parameter
@@ -14,7 +14,9 @@ from ecif.fields import build
 from ecif.layout import Layout
 from ecif.policy.settings import PolicySettings
 from ecif.settings import FailureSettings, StorageSettings, WriteSettings, merge
-from ecif.storage import Storage
+
+if TYPE_CHECKING:
+    from ecif.storage import Storage
 
 G = TypeVar("G", bound=StorageSettings)
 

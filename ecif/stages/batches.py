@@ -19,7 +19,7 @@ from ecif.gradients import States
 from ecif.gradients.towers import Side
 from ecif.logra import Projection
 from ecif.settings import MethodSettings
-from ecif.stages.engine import Engine
+from ecif.stages.engine import Chunk, Engine
 from ecif.stages.spool import Spool
 from ecif.towers import SCALE, State
 
@@ -60,14 +60,13 @@ def load_batch(engine: Engine, samples: Spool, rows: Sequence[int]) -> Batch:
     states: list[tuple[State, State]] = []
     kept, captions = [], []
     for chunk in engine.chunks(samples.pairs(rows), samples.refused):
-        images, texts = chunk.images, [pair.caption for pair in chunk.pairs]
 
-        def run(rows: slice, images: Tensor = images, texts: list[str] = texts) -> tuple[State, State]:
-            return engine.towers.image_stem(images[rows]), engine.towers.text_stem(texts[rows])
+        def run(rows: slice, chunk: Chunk = chunk) -> tuple[State, State]:
+            return engine.towers.image_stem(chunk.images[rows]), engine.towers.text_stem(chunk.tokens[rows])
 
-        states += [both for _, both in engine.micro.parts(len(texts), run)]
+        states += [both for _, both in engine.micro.parts(len(chunk.pairs), run)]
         kept += [pair.index for pair in chunk.pairs]
-        captions += texts
+        captions += [pair.caption for pair in chunk.pairs]
     return Batch(states, kept, captions)
 
 

@@ -189,15 +189,15 @@ def _gradient(
         """`work` on the states of all needed pairs, as many at once as fit, and the rows that they are."""
         first = 0
         for chunk in chunks():
-            texts = [pair.caption for pair in chunk.pairs]
+            count = len(chunk.pairs)
 
-            def run(rows: slice, images: Tensor = chunk.images, texts: list[str] = texts, first: int = first) -> T:
-                image, text = towers.image_stem(images[rows]), towers.text_stem(texts[rows])
+            def run(rows: slice, chunk: Chunk = chunk, first: int = first) -> T:
+                image, text = towers.image_stem(chunk.images[rows]), towers.text_stem(chunk.tokens[rows])
                 return work(image, text, slice(first + rows.start, first + rows.stop))
 
-            for _, found in engine.micro.parts(len(texts), run):
+            for _, found in engine.micro.parts(count, run):
                 yield found
-            first += len(texts)
+            first += count
 
     captions_N = numbers(samples.captions(rows[needed].tolist())) if settings.equal_captions == "mask" else None
     with torch.no_grad():

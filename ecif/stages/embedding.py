@@ -6,7 +6,7 @@ times over as there are segmentations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +17,8 @@ from ecif.inventory import Shard
 from ecif.progress import Progress, Silent
 from ecif.run import Run
 from ecif.shards.decode import Pair, Refused
-from ecif.stages.engine import Engine
-from ecif.stages.reading import read_pairs
-from ecif.stages.spool import image_digest
+from ecif.stages.engine import Begun, Chunk, Engine
+from ecif.stages.upcoming import Upcoming
 from ecif.towers import Parameters, State
 
 # of a micro-batch: embeddings with their derivatives, further embeddings, inputs of the last projections
@@ -70,15 +69,39 @@ def embed_shard(
     *,
     embedders: Sequence[Embedder] = (),
     keep_heads: bool = False,
+    upcoming: Upcoming | None = None,
 ) -> EmbeddedShard:
     """Read, decode and embed a shard; `directions` (at least one) share the forward pass.
 
     Args:
         embedders: give further embeddings. keep_heads: keep the inputs of the last projections, where the towers are
-            cut before these.
+            cut before these. upcoming: has the samples, and begins those of the next shard at the end.
 
     Raises:
         BadTarError: the shard is no tar or is cut short. StorageError: it cannot be read.
+    """
+    samples = (upcoming or Upcoming(run, engine, [shard])).take(shard)
+    mask = run.settings.equal_captions == "mask"
+    found = embed(engine, samples, directions, progress, mask=mask, embedders=embedders, keep_heads=keep_heads)
+    if upcoming is not None:
+        upcoming.through(shard)
+    return found
+
+
+def embed(
+    engine: Engine,
+    samples: Iterable[Pair | Refused] | Begun,
+    directions: Sequence[Parameters],
+    progress: Progress = Silent(),
+    *,
+    mask: bool,
+    embedders: Sequence[Embedder] = (),
+    keep_heads: bool = False,
+) -> EmbeddedShard:
+    """The same with the samples of a shard.
+
+    Args:
+        mask: whether equal captions are to be out of each other's softmax.
     """
     pairs: list[Pair] = []
     refused: list[Refused] = []
@@ -90,14 +113,14 @@ def embed_shard(
     heads: list[tuple[Tensor, Tensor]] = []
     keep_heads = keep_heads and engine.towers.image.head_input and engine.towers.text.head_input
     reported = 0
-    samples = read_pairs(shard.url, shard.name, run.storage, run.settings.caption, engine.limits, shard.info)
     for chunk in engine.chunks(samples, refused):
-        digests += [image_digest(pair.image) for pair in chunk.pairs]
+        digests += chunk.digests
         texts = [pair.caption for pair in chunk.pairs]
         captions += [numbers.setdefault(caption, len(numbers)) for caption in texts]
 
-        def through(rows: slice, images: Tensor = chunk.images, texts: list[str] = texts) -> _Part:
-            image, text = engine.towers.image_stem(images[rows]), engine.towers.text_stem(texts[rows])
+        def through(rows: slice, chunk: Chunk = chunk, texts: list[str] = texts) -> _Part:
+            images = chunk.images
+            image, text = engine.towers.image_stem(images[rows]), engine.towers.text_stem(chunk.tokens[rows])
             along = engine.towers.push_forward(directions, image, text)
             with torch.no_grad():
                 further = [
@@ -125,7 +148,7 @@ def embed_shard(
         torch.cat(dv_parts, 1),
         engine.towers.scale,
         tuple(engine.towers.dscale(direction) for direction in directions),
-        torch.tensor(captions) if run.settings.equal_captions == "mask" else None,
+        torch.tensor(captions) if mask else None,
     )
     joined = [_join(found) for found in others]
     head_inputs = _join(heads) if keep_heads else None

@@ -1,102 +1,175 @@
-"""One loaded model on one device, and the samples' way onto it: decode, preprocess, micro-batch.
+"""One loaded model on one device, and the samples' way onto it: decode, preprocess, tokenize, micro-batch.
 
-The micro-batch is the device's: it becomes smaller when memory runs out, for all that this engine does afterwards.
+All of that happens in threads, ahead of the device by a bounded number of samples (`feed`). The micro-batch is the
+device's: it becomes smaller when memory runs out, for all that this engine does afterwards.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
 
+from ecif.cores import cores
 from ecif.errors import UsageError
 from ecif.settings import ScoreSettings
 from ecif.shards.decode import Pair, Refused, Undecodable, decode_image
 from ecif.shards.tar import Limits
+from ecif.stages.feed import Feed
 from ecif.stages.memory import MicroBatch, bounded
+from ecif.stages.spool import image_digest
 from ecif.towers import Towers
 from ecif.towers.loading import load
 
 _LOG = logging.getLogger(__name__)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 # Samples per decoding task: enough to hide the pool's overhead, few enough to spread over the threads.
-_TASK = 16
+TASK = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A micro-batch: pairs and their preprocessed images, (n, 3, H, W)."""
+    """A micro-batch: n pairs, and what the towers take of them.
+
+    Attributes:
+        images: bytes of the preprocessed pictures, (n, H, W, 3) uint8; or (n, 3, H, W) float32 where the model's
+            transform cannot be cut (`towers.pixels`). tokens: of the captions, (n, L) int64.
+        digests: of the encoded images.
+    """
 
     pairs: list[Pair]
     images: Tensor
+    tokens: Tensor
+    digests: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A pair, decoded and tokenized: one row of a `Chunk`."""
+
+    pair: Pair
+    image: Tensor
+    tokens: Tensor
+    digest: bytes
+
+
+Begun = Feed[list[Ready | Refused]] | closing[Generator[list[Ready | Refused]]]
+"""Samples on their way (`Engine.begin`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """The towers with all that feeds them."""
+    """The towers with all that feeds them.
+
+    Attributes:
+        workers: threads that decode; 0: everything in the caller's.
+        draft: decode JPEGs no larger than the model's input needs (`shards.decode`).
+    """
 
     towers: Towers
     limits: Limits
     micro: MicroBatch
     workers: int
+    draft: bool = False
+    # Tokenizers of the hub are not made for several threads, and open_clip's own holds the interpreter anyway.
+    _tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def micro_batch(self) -> int:
         """Samples that go through the towers at once, as far as is known now."""
         return self.micro.size
 
-    def chunks(self, samples: Iterable[Pair | Refused], refused: list[Refused]) -> Iterator[Chunk]:
+    def begin(self, samples: Iterable[Pair | Refused]) -> Begun:
+        """Begin to read, decode and tokenize in threads, ahead of the caller by a bounded number of samples.
+
+        Returns:
+            what `chunks` takes, or whoever gives it up: to be entered or closed once.
+        """
+        tasks = _tasks(samples)
+        if self.workers == 0:
+            return closing(self.prepare(task) for task in tasks)
+        ahead = self.workers + 2 * -(-self.micro_batch // TASK)
+        return Feed(self.prepare, tasks, self.workers, ahead)
+
+    def chunks(self, samples: Iterable[Pair | Refused] | Begun, refused: list[Refused]) -> Iterator[Chunk]:
         """Micro-batches of what can be decoded, in order; the rest is appended to `refused`.
 
-        Decoding runs in threads, ahead of the caller by a bounded number of samples.
+        Args:
+            samples: or what `begin` made of them.
         """
-        pairs: list[Pair] = []
-        images: list[Tensor] = []
-        for item in self._decoded(samples):
-            if isinstance(item, Refused):
-                refused.append(item)
-                continue
-            pairs.append(item[0])
-            images.append(item[1])
-            if len(pairs) >= self.micro_batch:
-                yield Chunk(pairs, torch.stack(images))
-                pairs, images = [], []
-        if pairs:
-            yield Chunk(pairs, torch.stack(images))
+        with samples if isinstance(samples, Feed | closing) else self.begin(samples) as done:
+            rows: list[Ready] = []
+            for item in chain.from_iterable(done):
+                if isinstance(item, Refused):
+                    refused.append(item)
+                    continue
+                rows.append(item)
+                if len(rows) >= self.micro_batch:
+                    yield self._chunk(rows)
+                    rows = []
+            if rows:
+                yield self._chunk(rows)
 
-    def _decoded(self, samples: Iterable[Pair | Refused]) -> Iterator[tuple[Pair, Tensor] | Refused]:
-        if self.workers == 0:
-            for sample in samples:
-                yield self._decode(sample)
-            return
-        source = iter(samples)
-        ahead = self.workers + 2 * -(-self.micro_batch // _TASK)
-        with ThreadPoolExecutor(self.workers, "decode") as pool:
-            pending: list[Future[list[tuple[Pair, Tensor] | Refused]]] = []
-            try:
-                while task := list(islice(source, _TASK)):
-                    pending.append(pool.submit(lambda items: [self._decode(item) for item in items], task))
-                    if len(pending) > ahead:
-                        yield from pending.pop(0).result()
-                while pending:
-                    yield from pending.pop(0).result()
-            finally:
-                for future in pending:
-                    future.cancel()
+    def prepare(self, samples: Sequence[Pair | Refused]) -> list[Ready | Refused]:
+        """Decode and tokenize some samples, in their order."""
+        images = [sample if isinstance(sample, Refused) else self.decode(sample) for sample in samples]
+        pairs = [
+            (sample, image)
+            for sample, image in zip(samples, images, strict=True)
+            if isinstance(sample, Pair) and isinstance(image, Tensor)
+        ]
+        with self._tokenizing:
+            tokens = self.towers.loaded.tokenize([pair.caption for pair, _ in pairs]) if pairs else torch.empty(0)
+        ready = (
+            Ready(pair, image, row, image_digest(pair.image)) for (pair, image), row in zip(pairs, tokens, strict=True)
+        )
+        return [image if isinstance(image, Refused) else next(ready) for image in images]
 
-    def _decode(self, sample: Pair | Refused) -> tuple[Pair, Tensor] | Refused:
-        if isinstance(sample, Refused):
-            return sample
+    def decode(self, sample: Pair) -> Tensor | Refused:
+        """The picture of a pair as the model's transform makes it (`Towers.take`)."""
         try:
-            image = decode_image(sample.image, self.limits)
-            return sample, self.towers.loaded.transform(image)
+            image = decode_image(sample.image, self.limits, max(self.towers.size) if self.draft else None)
         except Undecodable as error:
             return Refused(sample.uid, sample.key, sample.index, error.status, error.detail)
+        try:
+            return self.towers.take(image)
+        except ValueError as error:
+            # A picture of one line may come down to nothing when it is resized; that is no reason to lose its shard.
+            detail = f"the model's transform refuses {image.width} x {image.height} pixels: {error}"
+            return Refused(sample.uid, sample.key, sample.index, "undecodable_image", detail)
+
+    def _chunk(self, rows: list[Ready]) -> Chunk:
+        return Chunk(
+            [row.pair for row in rows],
+            self._stack([row.image for row in rows]),
+            self._stack([row.tokens for row in rows]),
+            [row.digest for row in rows],
+        )
+
+    def _stack(self, rows: list[Tensor]) -> Tensor:
+        """Rows as one tensor; for a GPU in pinned memory, from which copies run beside the computation."""
+        if self.towers.device.type != "cuda":
+            return torch.stack(rows)
+        pinned = torch.empty((len(rows), *rows[0].shape), dtype=rows[0].dtype, pin_memory=True)
+        return torch.stack(rows, out=pinned)
+
+
+def _tasks(samples: Iterable[Pair | Refused]) -> Iterator[list[Pair | Refused]]:
+    """Samples in lists of `TASK`. Closing it closes the samples, and with them their tar."""
+    source = iter(samples)
+    try:
+        while task := list(islice(source, TASK)):
+            yield task
+    finally:
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()
 
 
 def load_engine(
@@ -116,7 +189,8 @@ def load_engine(
     with bounded(device, "the weights of the model", "another process may be using the device; see --device"):
         towers = Towers(loaded, settings.trainable, device, biases=settings.biases == "include", stem_dtype=stem_dtype)
     micro = MicroBatch(settings.micro_batch, device, say)
-    return Engine(towers, limits or settings.limits(), micro, settings.workers)
+    workers = cores() if settings.workers is None else settings.workers
+    return Engine(towers, limits or settings.limits(), micro, workers, settings.decode == "draft")
 
 
 def _device(name: str) -> torch.device:

@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import load as load_tensors
 
 from ecif import detectors
-from ecif.errors import InputError
 from ecif.influence import finite_rows
 from ecif.inventory import Shard
 from ecif.keys import canary_key
@@ -29,32 +28,18 @@ from ecif.progress import Progress, Silent
 from ecif.run import Run, versions
 from ecif.segmentation import segment
 from ecif.settings import recorded
-from ecif.shards.decode import OK, Pair, Refused
+from ecif.shards.decode import OK
 from ecif.stages.canaries import Canaries
 from ecif.stages.canaries import schema as canary_schema
-from ecif.stages.columns import Rows, Sources, Wanted, gradients_of, load_sources
+from ecif.stages.columns import Rows, Sources, gradients_of, load_sources
 from ecif.stages.embedding import embed_shard
 from ecif.stages.engine import Engine
 from ecif.stages.index import pack_index
 from ecif.stages.memory import batch_bounded, bounded
+from ecif.stages.score_table import schema as schema
+from ecif.stages.score_table import to_frame
+from ecif.stages.upcoming import Upcoming
 from ecif.towers import Parameters
-
-_IDENTITY = {
-    "uid": pl.String,
-    "key": pl.String,
-    "shard": pl.String,
-    "index": pl.UInt32,
-    "batch": pl.UInt32,
-    "position": pl.UInt32,
-    "batch_n": pl.UInt32,
-    "status": pl.String,
-}
-
-
-def schema(wanted: Wanted) -> dict[str, type[pl.DataType]]:
-    """Columns of a score file: who, where, status; then every score, and the standard error of the influence."""
-    always = (*detectors.NAMES, "influence_se")
-    return {**_IDENTITY, **dict.fromkeys((*always, *(n for n in wanted.names if n not in always)), pl.Float32)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +95,17 @@ def done(run: Run) -> set[str]:
 
 
 def score_shard(
-    run: Run, engine: Engine, shard: Shard, direction: Direction, progress: Progress = Silent()
+    run: Run,
+    engine: Engine,
+    shard: Shard,
+    direction: Direction,
+    progress: Progress = Silent(),
+    upcoming: Upcoming | None = None,
 ) -> ScoreSummary:
     """Write the score file of one shard, unless it exists.
+
+    Args:
+        upcoming: of the shards that are scored, so that the next one is on its way while this one is finished.
 
     Raises:
         BadTarError: the shard is no tar or is cut short; nothing is written. StorageError: it cannot be read.
@@ -123,7 +116,7 @@ def score_shard(
         data = run.storage.read_bytes(url)
         frame, facts = pl.read_parquet(data, columns=["status"]), pl.read_parquet_metadata(data)
         return _summary(shard, frame, int(facts["ecif_overlap"]), started, skipped=True)
-    frame, overlap, index, canaries = score_frame(run, engine, shard, direction, progress)
+    frame, overlap, index, canaries = score_frame(run, engine, shard, direction, progress, upcoming)
     # The scores come last: their presence says that the shard is done.
     if index is not None:
         run.storage.publish_first(run.layout.index(run.score_key, shard.name), index)
@@ -148,7 +141,12 @@ def _summary(shard: Shard, frame: pl.DataFrame, overlap: int, started: float, *,
 
 
 def score_frame(
-    run: Run, engine: Engine, shard: Shard, direction: Direction, progress: Progress
+    run: Run,
+    engine: Engine,
+    shard: Shard,
+    direction: Direction,
+    progress: Progress,
+    upcoming: Upcoming | None = None,
 ) -> tuple[pl.DataFrame, int, bytes | None, pl.DataFrame | None]:
     """Rows of all samples of a shard, in the order of the tar; overlap with the validation set; index; canaries."""
     sources, share = direction.sources, run.settings.canaries
@@ -162,6 +160,7 @@ def score_frame(
             progress,
             embedders=sources.embedders,
             keep_heads=sources.projection is not None,
+            upcoming=upcoming,
         )
     n = len(found.pairs)
     statuses, index = [OK] * n, None
@@ -185,7 +184,7 @@ def score_frame(
     elif sources.wanted.index:
         index = pack_index({}, np.zeros(0, np.int64), np.zeros(0, np.int64))
     overlap = sum(digest in direction.validation_digests for digest in found.digests)
-    frame = _frame(shard, found.pairs, found.refused, statuses, columns, places, sources.wanted)
+    frame = to_frame(shard, found.pairs, found.refused, statuses, columns, places, sources.wanted)
     return frame, overlap, index, canaries
 
 
@@ -260,37 +259,3 @@ def _add_whole_shard(rows: Rows, scores: dict[str, np.ndarray], scored: np.ndarr
         column = np.full(n, np.nan)
         column[scored] = detectors.load(name)(view).double().cpu().numpy()
         scores[name] = column
-
-
-def _frame(
-    shard: Shard,
-    rows: list[Pair],
-    refused: list[Refused],
-    statuses: list[str],
-    columns: Mapping[str, np.ndarray],
-    places: np.ndarray,
-    wanted: Wanted,
-) -> pl.DataFrame:
-    scores = [name for name in schema(wanted) if name not in _IDENTITY]
-    scored = [status == OK for status in statuses]
-    data: dict[str, list[object]] = {name: [] for name in schema(wanted)}
-    for row, pair in enumerate(rows):
-        ok = scored[row]
-        values = (pair.uid, pair.key, shard.name, pair.index, *(places[:, row].tolist() if ok else (None,) * 3))
-        numbers = (_number(columns, name, row) if ok else None for name in scores)
-        for name, value in zip(data, (*values, statuses[row], *numbers), strict=True):
-            data[name].append(value)
-    for sample in refused:
-        values = (sample.uid, sample.key, shard.name, sample.index, None, None, None, sample.status)
-        for name, value in zip(data, (*values, *(None for _ in scores)), strict=True):
-            data[name].append(value)
-    frame = pl.DataFrame(data, schema=schema(wanted)).sort("index")
-    if not frame["index"].equals(pl.Series("index", range(len(frame)), pl.UInt32)):
-        raise InputError("the samples of the tar and the rows of its scores differ", url=shard.url)
-    return frame
-
-
-def _number(columns: Mapping[str, np.ndarray], name: str, row: int) -> float | None:
-    """A score, or None where a column has none for this pair."""
-    value = float(columns[name][row]) if name in columns else np.nan
-    return value if np.isfinite(value) else None

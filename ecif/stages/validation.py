@@ -160,8 +160,15 @@ def _zero_shot(engine: Engine, batch: Batch, prompts: ClassPrompts) -> tuple[flo
 
 def _prompts(settings: ScoreSettings, storage: Storage) -> ClassPrompts | None:
     kind, _, url = settings.objective.partition(":")
-    if kind == "contrastive":
-        return None
+    return None if kind == "contrastive" else read_prompts(url, storage)
+
+
+def read_prompts(url: str, storage: Storage) -> ClassPrompts:
+    """The class prompts in a file.
+
+    Raises:
+        InputError: it is none.
+    """
     try:
         loaded = json.loads(storage.read_bytes(url))
         prompts = ClassPrompts(loaded["label"], loaded["classes"])

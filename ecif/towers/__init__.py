@@ -26,6 +26,7 @@ from ecif.towers.attention import fused_attention
 from ecif.towers.cut import State as State
 from ecif.towers.cut import TowerTail
 from ecif.towers.loading import LoadedModel
+from ecif.towers.pixels import split
 
 Parameters = Mapping[str, Tensor]
 SCALE = "logit_scale"
@@ -38,6 +39,7 @@ class Towers:
         parameters: the trainable parameters by name, at theta_0.
         coverage: how much of the model they are.
         scale: the logit scale s = exp(logit_scale).
+        size: height and width of the image tower's input.
     """
 
     def __init__(
@@ -70,7 +72,10 @@ class Towers:
         self.text = cut.cut_text(model, parameters.text_tower(model), trainable)
         self.heads = (parameters.image_tower(model), parameters.text_tower(model))
         self.scale = float(model.logit_scale.detach().exp())
+        size = model.visual.image_size
+        self.size = tuple(size) if isinstance(size, tuple | list) else (size, size)
         self._stem_dtype = stem_dtype
+        self._pixels = split(loaded.transform, device)
         if stem_dtype is not None and trainable == "all":
             raise ModelError("--precision bf16 applies to the frozen part of the towers; with 'all' there is none")
         self._check_cut(model)
@@ -80,13 +85,25 @@ class Towers:
         """Arithmetic of the tails."""
         return next(iter(self.parameters.values())).dtype
 
-    def image_stem(self, images: Tensor) -> State:
-        """Frozen part of the image tower: (B, 3, H, W) -> State."""
-        return self._stem(self.image, images.to(self.device, self.dtype))
+    def take(self, image: Any) -> Tensor:
+        """A picture as `image_stem` takes it, as bytes where the model's transform can be cut there (`pixels`)."""
+        return self.loaded.transform(image) if self._pixels is None else self._pixels.take(image)
 
-    def text_stem(self, captions: list[str]) -> State:
-        """Frozen part of the text tower: B captions -> State."""
-        return self._stem(self.text, self.loaded.tokenize(captions).to(self.device))
+    def image_stem(self, images: Tensor) -> State:
+        """Frozen part of the image tower: what `take` gave, (B, H, W, 3) uint8, or (B, 3, H, W) -> State."""
+        return self._stem(self.image, self.to_input(images))
+
+    def to_input(self, images: Tensor) -> Tensor:
+        """What `take` gave, stacked, as the model takes it: (B, 3, H, W) on the device."""
+        there = images.to(self.device, non_blocking=True)
+        if there.dtype == torch.uint8 and self._pixels is not None:
+            there = self._pixels.finish(there)
+        return there.to(self.dtype)
+
+    def text_stem(self, captions: list[str] | Tensor) -> State:
+        """Frozen part of the text tower: B captions, or their tokens (B, L) -> State."""
+        tokens = captions if isinstance(captions, Tensor) else self.loaded.tokenize(captions)
+        return self._stem(self.text, tokens.to(self.device, non_blocking=True))
 
     def embed_images(self, parameters: Parameters, state: State) -> Tensor:
         """Unit-norm image embeddings u_BD as a function of the parameters."""
@@ -182,9 +199,7 @@ class Towers:
 
     def _check_cut(self, model: Any) -> None:
         generator = torch.Generator().manual_seed(0)
-        size = model.visual.image_size
-        height, width = size if isinstance(size, tuple | list) else (size, size)
-        images = torch.randn(2, 3, height, width, generator=generator).to(self.device, self.dtype)
+        images = torch.randn(2, 3, *self.size, generator=generator).to(self.device, self.dtype)
         tokens = self.loaded.tokenize(["a photo of a cat", "two dogs"]).to(self.device)
         with fused_attention():
             errors = (

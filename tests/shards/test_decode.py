@@ -209,3 +209,29 @@ def test_size_is_checked_before_pixels_are_decoded() -> None:
     assert decode_image(data, Limits(pixels=1_000_000)).size == (1000, 1000)
     assert status(data[:60], Limits(pixels=10)) == "too_large_image"
     assert open_image(data[:60]).size == (1000, 1000)
+
+
+@pytest.mark.parametrize("side", [8, 16, 17, 32, 64, 100, 300])
+def test_a_draft_of_a_jpeg_is_no_smaller_than_what_is_needed_and_less_than_twice_that(side: int) -> None:
+    data = picture("JPEG", (300, 200))
+    whole, draft = decode_image(data), decode_image(data, draft=side)
+    assert whole.size == (300, 200)
+    shorter = min(draft.size)
+    assert shorter >= min(side, 200)
+    assert shorter in (200, 100, 50, 25)
+    assert shorter < 2 * side or shorter == 25
+    assert draft.mode == "RGB"
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_a_draft_has_the_colours_of_the_whole(mode: str) -> None:
+    data = picture("JPEG", (64, 64), mode)
+    whole, draft = decode_image(data), decode_image(data, draft=16)
+    assert draft.size == (16, 16)
+    assert draft.getpixel((3, 3)) == whole.getpixel((3, 3))
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF"])
+def test_other_formats_know_no_draft(format: str) -> None:
+    data = picture(format, (64, 64))
+    assert decode_image(data, draft=16).tobytes() == decode_image(data).tobytes()
