@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclopts import App
 
 import ecif
+from ecif import cli
 from ecif.cli import app, commands, run
 from tests.conftest import MakeTar
 from tests.squares import SAMPLES, SHARDS, Corpus, files, lay_out
@@ -244,6 +248,21 @@ def test_help_lists_every_command_in_the_order_of_the_data(capsys: pytest.Captur
     names += ["verify", "report", "restore", "export", "trace", "edit", "watch", "notify", "poll", "doctor", "bench"]
     assert [name for name in app if not name.startswith("-")] == names
     assert all(f" {name} " in text for name in names)
+
+
+def test_the_list_of_commands_says_what_the_commands_say() -> None:
+    """It is written down, so that it takes none of their modules; here is what keeps the two alike."""
+    for name, path, line in cli._COMMANDS:
+        module, _, found = path.partition(":")
+        command = getattr(import_module(f"ecif.cli.{module}"), found)
+        said = command.help if isinstance(command, App) else inspect.getdoc(command).partition("\n")[0]
+        assert (name, line) == (command.name[0] if isinstance(command, App) else command.__name__, said)
+
+
+def test_the_list_of_commands_takes_no_settings() -> None:
+    code = "import sys; from ecif.cli import run; run(['--help']); print({'pydantic', 'yaml'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.rstrip().endswith("set()")
 
 
 @pytest.mark.parametrize("command", list(commands()))

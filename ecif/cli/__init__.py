@@ -10,31 +10,15 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
-from pydantic import ValidationError
 
 import ecif
-from ecif.cli import (
-    bench,
-    calibrate,
-    corpus,
-    diff,
-    doctor,
-    edit,
-    examples,
-    export,
-    lint,
-    output,
-    restore,
-    trace,
-    verify,
-    watch,
-)
+from ecif.cli import examples
 from ecif.cli.answer import Answer, give, refuse
 from ecif.errors import EXIT_BUG, EXIT_OK, EXIT_REFUSED, EcifError, no_room
-from ecif.fields import explain
 
 EXIT_INTERRUPTED = 130  # as shells count: 128 + SIGINT
 
@@ -47,32 +31,80 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-# In the order of the data's way, also in the help.
-_COMMANDS: tuple[Callable[..., Answer], ...] = (
-    corpus.demo,
-    corpus.clean,
-    lint.lint,
-    corpus.fit,
-    corpus.score,
-    calibrate.calibrate,
-    output.plan,
-    diff.diff,
-    output.apply,
-    verify.verify,
-    output.report,
-    restore.restore,
-    export.export,
-    trace.trace,
-    edit.edit,
-    watch.watch,
-    watch.notify,
-    watch.poll,
-    doctor.doctor,
+# Name, where it is below this package, and its line in the list of commands: the first one of its docstring, written
+# here, too, so that the list imports none of them. In the order of the data's way, also in the help.
+_COMMANDS = (
+    ("demo", "corpus:demo", "Render, damage, clean and judge a small corpus: offline, on the CPU, in a few minutes."),
+    (
+        "clean",
+        "corpus:clean",
+        "Score a corpus and write it again without the harmful pairs: everything, as one Prefect flow.",
+    ),
+    (
+        "lint",
+        "lint:lint",
+        "Look for what is wrong with shards before anything is computed: broken tars, missing captions, bad images.",
+    ),
+    ("fit", "corpus:fit", "Fit the direction along which influence is measured, on a sample of the corpus."),
+    ("score", "corpus:score", "Score every pair of the corpus, shard by shard."),
+    (
+        "calibrate",
+        "calibrate:calibrate",
+        "Learn from the canaries: how well each score finds mistakes, how many there are, and the score p_misaligned.",
+    ),
+    ("plan", "output:plan", "Turn scores and a policy into a decision: the frozen cut that apply follows."),
+    ("diff", "diff:diff", "Compare two decisions: which pairs both drop, which only one, by shard, with examples."),
+    (
+        "apply",
+        "output:apply",
+        "Write the shards without the pairs that the decision drops; every surviving byte as it was.",
+    ),
+    ("verify", "verify:verify", "Prove from the bytes of input and output that nothing but the dropped pairs is gone."),
+    (
+        "report",
+        "output:report",
+        "Make the report again: outcome, scores and how far to trust them, and pairs to look at and to review.",
+    ),
+    ("restore", "restore:restore", "Bring dropped or quarantined samples back, byte for byte, as additional shards."),
+    (
+        "export",
+        "export:export",
+        "Write what loaders and DataComp's tools read of an output: uid lists, tables, sizes.json, a wids index.",
+    ),
+    ("trace", "trace:trace", "Find the pairs of the corpus that a right or wrong answer of the model comes from."),
+    ("edit", "edit:edit", "Write weights as if pairs had never been trained on: those of a decision, or of a list."),
+    (
+        "watch",
+        "watch:watch",
+        "Look which shards have arrived or are not finished, and clean them; do nothing when there are none.",
+    ),
+    (
+        "notify",
+        "watch:notify",
+        "Tell the Prefect server that shards have arrived, when all of them are there; returns when it has heard.",
+    ),
+    (
+        "poll",
+        "watch:poll",
+        "Turn notifications of S3 in a queue into arrival events, one for many; a message goes when its event is safe.",
+    ),
+    (
+        "doctor",
+        "doctor:doctor",
+        "Try out whether a place can be read, written and trusted: credentials, clock, uploads, simultaneous writers.",
+    ),
+    (
+        "bench",
+        "bench:app",
+        "Measure, on a corpus of one's own: what cleaning does to a model, and where the time goes.",
+    ),
 )
-for _place, _command in enumerate(_COMMANDS):
-    app.command(_command, sort_key=_place, help_epilogue=examples.epilogue(_command.__name__))
-bench.app.sort_key = len(_COMMANDS)
-app.command(bench.app)
+for _place, (_name, _path, _line) in enumerate(_COMMANDS):
+    # An App has its settings where it is made.
+    _own: dict[str, Any] = (
+        {} if _path.endswith(":app") else {"help_epilogue": examples.epilogue(_name), "help_format": "markdown"}
+    )
+    app.command(f"ecif.cli.{_path}", name=_name, help=_line, sort_key=_place, **_own)
 # It writes one file and leaves the start-up files of the shell alone: these are their owner's.
 app.register_install_completion_command(
     help="Write the completion of commands, options and values for this shell: bash, zsh or fish.", add_to_startup=False
@@ -87,10 +119,6 @@ def commands() -> dict[str, App]:
             parts = {f"{name} {part}": app[name][part] for part in app[name] if not part.startswith("-")}
             found |= parts or {name: app[name]}
     return found
-
-
-for _app in commands().values():
-    _app.help_format = "markdown"  # for their examples
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,10 +141,7 @@ def run(arguments: Sequence[str]) -> int:
     except EcifError as error:
         return refuse(_safe(str(error), typed), error.exit_code, as_json)
     except CycloptsError as error:
-        cause = error.__cause__
-        message = explain(cause) if isinstance(cause, ValidationError) else str(error)
-        message += _elsewhere(error)
-        return refuse(_safe(message, typed), EXIT_REFUSED, as_json)
+        return refuse(_safe(_explained(error) + _elsewhere(error), typed), EXIT_REFUSED, as_json)
     except KeyboardInterrupt:
         return refuse("interrupted; the same command again goes on where this one was", EXIT_INTERRUPTED, as_json)
     except Exception as error:
@@ -126,6 +151,15 @@ def run(arguments: Sequence[str]) -> int:
         return refuse(_safe(f"unexpected {type(error).__name__}: {error}", typed), EXIT_BUG, as_json)
     # Help and version print themselves.
     return give(answer, as_json) if isinstance(answer, Answer) else EXIT_OK
+
+
+def _explained(error: CycloptsError) -> str:
+    from pydantic import ValidationError
+
+    from ecif.fields import explain
+
+    cause = error.__cause__
+    return explain(cause) if isinstance(cause, ValidationError) else str(error)
 
 
 def _elsewhere(error: CycloptsError) -> str:

@@ -25,10 +25,10 @@ app = App(
     help="Measure, on a corpus of one's own: what cleaning does to a model, and where the time goes.",
     default_parameter=Parameter(negative=()),
 )
-app.command(profile.profile, help_epilogue=examples.epilogue("bench profile"))
+app.command(profile.profile, help_epilogue=examples.epilogue("bench profile"), help_format="markdown")
 
 
-@app.command(help_epilogue=examples.epilogue("bench effects"))
+@app.command(help_epilogue=examples.epilogue("bench effects"), help_format="markdown")
 def effects(
     out: Out,
     /,
