@@ -1,10 +1,11 @@
-"""Draw the figures of docs/explained.md with `python -m docs.figures`: seconds, and only the code of this repository.
+"""Draw the figures of the pages with `python -m docs.figures`: seconds, and only the code of this repository.
 
     two-roles.svg           what a pair takes part in: its own row and column, and those of the others
     exact-removal.svg       the exact negative role against the first-order one
     leave-one-out.svg       predicted against actual change of the validation loss, on a problem small enough to retrain
+    fit-size.svg            how the error of a fit falls with its sample: the table of docs/speed.md, drawn
 
-The last one is a computation, not a drawing: 80 pairs, a bilinear similarity, float64; every pair is left out once, and
+The third is a computation, not a drawing: 80 pairs, a bilinear similarity, float64; every pair is left out once, and
 the similarity is trained again to convergence. Coordinates are rounded to a tenth, so that the files are the same on
 machines whose last bits differ. A test draws them again and compares.
 """
@@ -12,8 +13,10 @@ machines whose last bits differ. A test draws them again and compares.
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -115,6 +118,51 @@ def leave_one_out() -> str:
     )
 
 
+def fit_size() -> str:
+    """Three errors of a fit on a sample, both axes logarithmic; with the range over the seeds for the direction."""
+    found = fit_sizes()
+    low, high = 0.003, 2.0
+
+    def place(pairs: float, error: float) -> tuple[float, float]:
+        across, up = math.log(pairs / 80) / math.log(100), math.log(max(error, low) / low) / math.log(high / low)
+        return 80 + 460 * across, 280 - 250 * up
+
+    parts = _axes(80, 280, 540, 20, "pairs that the curvature is fitted on", "error")
+    last = found[-1]
+    for which, (mark, colour, title) in enumerate(
+        [("a", "own", "direction"), ("b", "other", "worst 10 %, missed"), ("line", "quiet", "1 - Spearman")]
+    ):
+        parts.append(_curve(mark, [place(one.pairs, one.errors[which]) for one in found]))
+        parts.append(_text(place(last.pairs, 1)[0] + 6, place(1, last.errors[which])[1] + 4, title, f"{colour} small"))
+    for one in found:
+        parts.append(_curve("a", [place(one.pairs, end) for end in one.spread]))
+        parts.append(_text(place(one.pairs, 1)[0], 298, f"{one.pairs:,}", "quiet small mid"))
+    parts += [_text(70, place(1, y)[1] + 4, f"{y:g}", "quiet small", "end") for y in (0.01, 0.1, 1)]
+    described = (
+        "Three lines that fall as the sample grows: errors of the direction, of the worst tenth, of the ranks."
+    )
+    return _svg(680, 330, "The error of a fit as a function of its sample", described, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class FitSize:
+    """A row of the table of docs/speed.md: error of the direction, share missed, 1 - Spearman; range of the first."""
+
+    pairs: int
+    errors: tuple[float, float, float]
+    spread: tuple[float, float]
+
+
+def fit_sizes() -> list[FitSize]:
+    """The rows for `heads` with the default number of sketches, as `python -m bench.fit_size` printed them."""
+    rows = re.findall(r"^\| `heads` \| 64 \| ([\d,]+) (.*)$", (DOCS / "speed.md").read_text("utf-8"), re.MULTILINE)
+    found = []
+    for pairs, rest in rows:
+        error, least, most, rank, _, _, overlap, *_ = map(float, _NUMBER.findall(rest))
+        found.append(FitSize(int(pairs.replace(",", "")), (error, 1 - overlap, 1 - rank), (least, most)))
+    return found
+
+
 @functools.cache
 def changes() -> tuple[list[float], list[float]]:
     """For each of `PAIRS` pairs: the predicted and the actual change of the validation loss without it.
@@ -212,6 +260,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "two-roles.svg": two_roles,
     "exact-removal.svg": exact_removal,
     "leave-one-out.svg": leave_one_out,
+    "fit-size.svg": fit_size,
 }
 
 

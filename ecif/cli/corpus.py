@@ -71,7 +71,7 @@ def clean(
     outcome = orchestrator("prefect")(named, chosen, progress.choose(wants_json(usual)))
     text = [outcome.headline()]
     text += [f"  failed: {item['shard']} ({item['stage']}): {item['reason']}" for item in outcome.failed]
-    text += [f"decided: {outcome.cut}"] if outcome.cut else []
+    text += [f"cut: {outcome.cut}"] if outcome.cut else []
     text += [outcome.expected] if outcome.expected else []
     text += [f"shards: {outcome.out}"] if outcome.written else []
     text += [f"report: {outcome.report}"] if outcome.report else []

@@ -14,7 +14,8 @@ from tests.squares import SAMPLES, SHARDS, Corpus
 def test_text_names_the_outcome_the_shards_and_the_report(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["clean", *corpus.sources, *corpus.options(), "--drop", "0.25"]) == 0
     printed = capsys.readouterr()
-    first, *places, last = printed.out.splitlines()
+    first, cut, *places, last = printed.out.splitlines()
+    assert re.fullmatch(r"cut: clip_score beyond -?0\.\d+", cut)  # a hundred canaries do not fit into this corpus
     assert first.startswith(f"kept {3 * SAMPLES} of {SHARDS * SAMPLES} pairs in {SHARDS} shards, dropped {SAMPLES}")
     assert places == [f"shards: {corpus.out}", f"report: {corpus.out}/_ecif/report/index.html"]
     assert re.fullmatch(r"ecif [\w.]+, scores \w{12}, decision \w{12}, \d+ s( \(.+\))?", last)
