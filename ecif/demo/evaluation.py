@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COMPARED = ("influence", "clip_score", "neg_clip_loss")
+"""Where one of them decided."""
+LEARNED = (detectors.LEARNED, "clip_score", "influence")
+"""Where the learned detector did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def evaluate(scores: pl.DataFrame, truth: pl.DataFrame, dropped: AbstractSet[str
     """Compare scores and decisions with the truth.
 
     Args:
-        scores: rows of score files: `uid`, `status` and the detectors' columns.
+        scores: rows of score files: `uid`, `status` and the detectors' columns; `p_misaligned` if it decided.
         truth: `uid`, `kind`. dropped: uids of the pairs that were dropped.
 
     Raises:
@@ -105,7 +108,8 @@ def evaluate(scores: pl.DataFrame, truth: pl.DataFrame, dropped: AbstractSet[str
     pairs = pairs.with_columns(dropped=pl.col("uid").is_in(list(dropped)))
     scored = pairs.filter(pl.col("status") == "ok")
     wrong = (scored["kind"] != CLEAN).to_numpy()
-    by_detector = {name: _badness(scored, name) for name in COMPARED}
+    compared = LEARNED if detectors.LEARNED in scores.columns else COMPARED
+    by_detector = {name: _badness(scored, name) for name in compared}
     kinds = []
     for name in KINDS:
         of_kind = pairs.filter(pl.col("kind") == name)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ecif import detectors
 from ecif.demo import corpus
 from ecif.demo.evaluation import Evaluation, evaluate
 from ecif.errors import UsageError
@@ -23,6 +24,7 @@ from ecif.layout import Layout
 from ecif.orchestration import orchestrator
 from ecif.progress import Progress, Silent, clock
 from ecif.settings import Settings
+from ecif.stages.plan import load_decision
 from ecif.storage import Storage
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ def run_demo(out: Path, *, pairs: int = 6_000, seed: int = 0, progress: Progress
         out=str(out / "cleaned"), batch_size=BATCH, seed=seed, drop=WRONG,
     )  # fmt: skip
     outcome = run_clean([str(made.raw)], settings, progress)
-    evaluation = _judge(made, settings.out, outcome.score_key)
+    evaluation = _judge(made, settings.out, outcome.score_key, outcome.decision_key)
     seconds = {
         "render": rendered,
         "train": trained.seconds,
@@ -152,10 +154,14 @@ def _take_over(out: Path, marker: dict[str, Any]) -> None:
     (out / _MARKER).write_text(json.dumps(marker) + "\n", "utf-8")
 
 
-def _judge(made: corpus.Corpus, out: str, score_key: str) -> Evaluation:
+def _judge(made: corpus.Corpus, out: str, score_key: str, decision_key: str | None) -> Evaluation:
     """Read back scores and ledgers, and the truth."""
     layout, storage = Layout(out), Storage()
     tables = [pl.read_parquet(storage.read_bytes(f.url)) for f in storage.list(layout.scores_of(score_key), ".parquet")]
     ledgers = [pl.read_parquet(storage.read_bytes(f.url)) for f in storage.list(layout.ledgers(), ".parquet")]
     dropped = {uid for ledger in ledgers for uid in ledger["uid"]}
-    return evaluate(pl.concat(tables), pl.read_parquet(made.truth), dropped)
+    scores = pl.concat(tables)
+    model = load_decision(layout, storage, decision_key).rule.model if decision_key else None
+    if model is not None:
+        scores = scores.with_columns(pl.Series(detectors.LEARNED, model.misalignment(scores)))
+    return evaluate(scores, pl.read_parquet(made.truth), dropped)

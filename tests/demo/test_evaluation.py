@@ -61,6 +61,13 @@ def test_areas_by_hand() -> None:
     assert verdict.auprc["neg_clip_loss"] == pytest.approx(4 / 7)
 
 
+def test_the_learned_detector_stands_first_where_it_decided() -> None:
+    learned = SCORES.with_columns(p_misaligned=-pl.col("clip_score"))
+    verdict = evaluate(learned, TRUTH, {"c"})
+    assert [*verdict.auroc] == ["p_misaligned", "clip_score", "influence"]
+    assert verdict.auroc["p_misaligned"] == verdict.auroc["clip_score"] == 1.0
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(-5, 5)), min_size=1, max_size=60))
 def test_areas_agree_with_scikit_learn(pairs: list[tuple[bool, int]]) -> None:
     wrong, badness = np.array([w for w, _ in pairs]), np.array([float(b) for _, b in pairs])

@@ -51,7 +51,7 @@ def test_scores_ledgers_and_truth_become_a_verdict(small_corpus: Corpus, tmp_pat
         )
         _write(scores, layout.scores("key", str(shard)))
         _write(rows.filter(pl.col("kind") == "edit_word").select("uid"), layout.ledger(str(shard)))
-    verdict = run._judge(small_corpus, layout.root, "key")
+    verdict = run._judge(small_corpus, layout.root, "key", None)
     assert verdict.auroc == {"influence": 1.0, "clip_score": 0.0, "neg_clip_loss": 0.5}
     assert [kind.found for kind in verdict.kinds] == [0, 0, 0, 16]
 
