@@ -121,7 +121,7 @@ def leave_one_out() -> str:
 def fit_size() -> str:
     """Three errors of a fit on a sample, both axes logarithmic; with the range over the seeds for the direction."""
     found = fit_sizes()
-    low, high = 0.003, 2.0
+    low, high = 0.03, 2.0
 
     def place(pairs: float, error: float) -> tuple[float, float]:
         across, up = math.log(pairs / 80) / math.log(100), math.log(max(error, low) / low) / math.log(high / low)
@@ -137,10 +137,8 @@ def fit_size() -> str:
     for one in found:
         parts.append(_curve("a", [place(one.pairs, end) for end in one.spread]))
         parts.append(_text(place(one.pairs, 1)[0], 298, f"{one.pairs:,}", "quiet small mid"))
-    parts += [_text(70, place(1, y)[1] + 4, f"{y:g}", "quiet small", "end") for y in (0.01, 0.1, 1)]
-    described = (
-        "Three lines that fall as the sample grows: errors of the direction, of the worst tenth, of the ranks."
-    )
+    parts += [_text(70, place(1, y)[1] + 4, f"{y:g}", "quiet small", "end") for y in (0.03, 0.1, 0.3, 1)]
+    described = "Three lines that fall as the sample grows: errors of the direction, of the worst tenth, of the ranks."
     return _svg(680, 330, "The error of a fit as a function of its sample", described, parts)
 
 
