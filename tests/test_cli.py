@@ -255,7 +255,7 @@ def test_the_list_of_commands_says_what_the_commands_say() -> None:
     for name, path, line in cli._COMMANDS:
         module, _, found = path.partition(":")
         command = getattr(import_module(f"ecif.cli.{module}"), found)
-        said = command.help if isinstance(command, App) else inspect.getdoc(command).partition("\n")[0]
+        said = command.help if isinstance(command, App) else (inspect.getdoc(command) or "").partition("\n")[0]
         assert (name, line) == (command.name[0] if isinstance(command, App) else command.__name__, said)
 
 
