@@ -161,6 +161,8 @@ def corpus(work: Path, data: Path | None, pairs: int, shards: int = 2) -> list[P
     """Tars of real pictures below `data`, or of the demo's scenes; `pairs` in all."""
     if data is not None:
         found = sorted(data.glob("*.tar"))[:shards]
+        if not found:
+            raise SystemExit(f"{data} holds no tar; name the directory of one set")
     else:
         found = [Path(source) for source in prepare(work, pairs, shards=shards).sources]
     folder = work / "end-to-end"
