@@ -28,10 +28,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from bench.fitting import fit_whole
 from ecif.progress import Silent
 from ecif.run import Run, open_run
 from ecif.settings import Settings
-from ecif.stages import fit, score
+from ecif.stages import score
 from ecif.stages.engine import load_engine
 
 MODEL: dict[str, Any] = {
@@ -73,11 +74,7 @@ def fitted(sources: list[str], settings: Settings) -> tuple[Run, Any, score.Dire
     """A fit on as little as possible: what the direction is does not matter."""
     run = open_run(sources, settings)
     engine = load_engine(run.settings)
-    sample = fit.freeze_sample(run)
-    project = fit.freeze_projection(run, engine, fit.sample_shards(run, sample))
-    for shard in fit.todo(run, sample):
-        fit.map_shard(run, engine, project, shard)
-    fit.reduce(run, engine)
+    fit_whole(run, engine)
     return run, engine, score.load_direction(run, engine)
 
 

@@ -22,12 +22,13 @@ import numpy as np
 import PIL.Image
 import polars as pl
 
+from bench.fitting import fit_whole
 from bench.method.measures import spearman
 from ecif.progress import Silent
 from ecif.run import open_run
 from ecif.settings import ScoreSettings
 from ecif.shards.decode import Pair, decode_image
-from ecif.stages import fit, score
+from ecif.stages import score
 from ecif.stages.engine import Engine, load_engine
 from ecif.stages.reading import read_pairs
 from ecif.storage import Storage
@@ -70,11 +71,7 @@ def scores(tar: Path, out: Path, **settings: Any) -> pl.DataFrame:
     shutil.rmtree(out, ignore_errors=True)
     run = open_run([str(tar)], ScoreSettings(validation=(str(tar),), out=str(out), canaries=0, **settings))
     engine = load_engine(run.settings)
-    sample = fit.freeze_sample(run)
-    project = fit.freeze_projection(run, engine, fit.sample_shards(run, sample))
-    for shard in fit.todo(run, sample):
-        fit.map_shard(run, engine, project, shard)
-    fit.reduce(run, engine)
+    fit_whole(run, engine)
     direction = score.load_direction(run, engine)
     return score.score_frame(run, engine, run.inventory.shards[0], direction, Silent())[0]
 

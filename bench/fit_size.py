@@ -38,12 +38,13 @@ import polars as pl
 import torch
 
 from bench.calibration import material
+from bench.fitting import fit_whole
 from bench.method.measures import spearman, table
 from ecif.demo.evaluation import auroc
 from ecif.progress import Silent
 from ecif.run import Run, open_run
 from ecif.settings import Settings
-from ecif.stages import fit, fitted, score
+from ecif.stages import fitted, score
 from ecif.stages.columns import Sources, Wanted
 from ecif.stages.engine import Engine, load_engine
 from ecif.towers import Parameters
@@ -117,13 +118,9 @@ class Study:
         tars = write([self.pairs[place] for place in drawn], self.scratch / "raw")
         run, engine = open_run(tars, self._settings("out", seed, sketches)), self.engine
         started = time.process_time()
-        sample = fit.freeze_sample(run)
         if self.basis:
             run.storage.publish_first(run.layout.projection(run.fit_key), self.basis)
-        project = fit.freeze_projection(run, engine, fit.sample_shards(run, sample))
-        for shard in fit.todo(run, sample):
-            fit.map_shard(run, engine, project, shard)
-        fit.reduce(run, engine)
+        fit_whole(run, engine)
         seconds = time.process_time() - started
         if self.same_basis:
             self.basis = run.storage.read_bytes(run.layout.projection(run.fit_key))

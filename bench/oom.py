@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.fitting import fit_whole
 from bench.prepared import Prepared, prepare
 from ecif.run import Run, open_run
 from ecif.settings import ScoreSettings
-from ecif.stages import fit, score
+from ecif.stages import score
 from ecif.stages.embedding import embed_shard
 from ecif.stages.engine import Engine, load_engine
 from ecif.stages.pulls import influences
@@ -34,11 +35,7 @@ def fitted(demo: Prepared, out: Path, **changes: Any) -> tuple[Run, Engine]:
     """A run with a direction."""
     run = open_run(demo.sources, ScoreSettings(**demo.settings, out=str(out), device="cpu", workers=0, **changes))
     engine = load_engine(run.settings)
-    sample = fit.freeze_sample(run)
-    project = fit.freeze_projection(run, engine, fit.sample_shards(run, sample))
-    for shard in fit.todo(run, sample):
-        fit.map_shard(run, engine, project, shard)
-    fit.reduce(run, engine)
+    fit_whole(run, engine)
     return run, engine
 
 

@@ -31,6 +31,7 @@ import torch
 
 from bench.calibration import material
 from bench.decoded import MODEL, write_model
+from bench.fitting import fit_whole
 from bench.method.measures import spearman
 from ecif import detectors
 from ecif.demo.evaluation import auroc
@@ -38,7 +39,7 @@ from ecif.progress import Silent
 from ecif.run import Run, open_run
 from ecif.settings import ScoreSettings
 from ecif.shards.decode import OK
-from ecif.stages import fit, score
+from ecif.stages import score
 from ecif.stages.engine import Engine, load_engine
 from ecif.towers import Parameters, Towers
 
@@ -61,11 +62,7 @@ class Fitted:
         shutil.rmtree(settings.out, ignore_errors=True)
         run = open_run([str(tar) for tar in tars], settings)
         engine = load_engine(run.settings)
-        sample = fit.freeze_sample(run)
-        project = fit.freeze_projection(run, engine, fit.sample_shards(run, sample))
-        for shard in fit.todo(run, sample):
-            fit.map_shard(run, engine, project, shard)
-        fit.reduce(run, engine)
+        fit_whole(run, engine)
         return cls(run, engine, score.load_direction(run, engine))
 
     def along(self, other: Fitted) -> Fitted:

@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 
+from bench.fitting import fit_whole
 from bench.prepared import prepare
 from ecif.progress import Silent
 from ecif.run import Run, open_run
 from ecif.settings import Settings
-from ecif.stages import fit, score
+from ecif.stages import score
 from ecif.stages.engine import Engine, load_engine
 from ecif.stages.reading import read_pairs
 
@@ -57,11 +58,7 @@ def measure(settings: dict[str, Any], sources: list[str], rounds: int, work: Pat
         with TemporaryDirectory(dir=work) as out:
             run = open_run(sources, Settings(**settings, trainable=variant, out=out, fit_pairs=1, sketches=1))
             engine = load_engine(run.settings)
-            sample = fit.freeze_sample(run)
-            project = fit.freeze_projection(run, engine, fit.sample_shards(run, sample))
-            for shard in fit.todo(run, sample):
-                fit.map_shard(run, engine, project, shard)
-            fit.reduce(run, engine)
+            fit_whole(run, engine)
             prepared[variant] = (run, engine, score.load_direction(run, engine))
     floor_run, floor_engine, _ = prepared["heads"]
     rates: dict[str, list[float]] = {name: [] for name in ("floor", *VARIANTS)}

@@ -16,13 +16,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import polars as pl
 
+from bench.fitting import fit_whole
 from bench.real import cifar10n
 from ecif import detectors
 from ecif.demo.evaluation import auroc
 from ecif.fields import build
 from ecif.run import open_run
 from ecif.settings import ScoreSettings
-from ecif.stages import fit, score
+from ecif.stages import score
 from ecif.stages.engine import load_engine
 
 DEFAULT = (
@@ -54,11 +55,7 @@ def measure(variant: str, sources: list[str], base: dict[str, str], truth: pl.Da
         run = open_run(sources, settings)
         engine = load_engine(settings)
         started = time.perf_counter()
-        sample = fit.freeze_sample(run)
-        project = fit.freeze_projection(run, engine, fit.sample_shards(run, sample))
-        for shard in fit.todo(run, sample):
-            fit.map_shard(run, engine, project, shard)
-        fit.reduce(run, engine)
+        fit_whole(run, engine)
         fitted = time.perf_counter()
         direction = score.load_direction(run, engine)
         for shard in run.inventory.shards:

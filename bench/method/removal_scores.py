@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from bench.fitting import fit_whole
 from bench.method.detection_heads import Heads
 from bench.method.detection_scores import Detectors
 from bench.method.detection_sets import Features, Model, Set
@@ -77,11 +78,7 @@ def scored(
     run = open_run([str(tar) for tar in corpus.tars], settings)
     engine = load_engine(settings)
     if not fit.is_done(run):
-        sample = fit.freeze_sample(run)
-        projection = fit.freeze_projection(run, engine, fit.sample_shards(run, sample))
-        for shard in fit.todo(run, sample):
-            fit.map_shard(run, engine, projection, shard)
-        fit.reduce(run, engine)
+        fit_whole(run, engine)
     direction = score.load_direction(run, engine)
     for shard in run.inventory.shards:
         score.score_shard(run, engine, shard, direction)
