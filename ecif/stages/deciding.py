@@ -109,6 +109,8 @@ def chosen(
         UsageError: the learned detector or a precision is asked for, and there are too few canaries.
     """
     options = candidates(policy)
+    if not (policy.cut and not policy.rank_by and not policy.where) and options[0].detector != detectors.LEARNED:
+        return options[0], None  # canaries say nothing of such a cut: their tables are not read
     try:
         found = calibrated(layout, storage, score_key, settings, progress)
     except UsageError as error:

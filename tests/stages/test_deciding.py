@@ -120,8 +120,12 @@ def test_a_decision_stands_when_more_canaries_come(make: Made) -> None:
     ],
 )
 def test_where_no_score_ranks_none_is_learned(make: Made, policy: dict[str, Any]) -> None:
-    decision = plan(make().layout, Storage(), given(**policy))
+    layout = make().layout
+    decision = plan(layout, Storage(), given(**policy))
     assert (decision.detector, decision.model) == ("clip_score", None)
+    # Where nothing is promised either, the tables of canaries are not read.
+    promises = deciding.expected(layout, Storage(), decision) is not None
+    assert bool(decision.calibration) == promises == ("where" not in policy and "rank_by" not in policy)
 
 
 @pytest.mark.parametrize("detector", ["auto", "clip_score", "influence"])
