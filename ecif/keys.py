@@ -18,10 +18,10 @@ from ecif.policy.settings import PolicySettings
 from ecif.settings import MethodSettings, ModelSettings, SampleSettings, ScoreSettings
 
 # How scores are averaged, not how the direction was made.
-_SCORE_ONLY = ("segmentations", "negative_role", "columns", "column_probes", "index")
+_SCORE_ONLY = ("segmentations", "negative_role", "derivative", "columns", "column_probes", "index")
 # Settings that were not in the first version, with the value that stands for what it did: left out of keys then, so
 # that earlier outputs are found again.
-_LATER = {"decode": "full"}
+_LATER = {"decode": "full", "derivative": "exact", "validation_segmentations": 1}
 # Settings of a policy that were not in the first version.
 _POLICY_LATER = ("rank_by", "keep", "keep_count", "where", "by", "control", "overrides", "dedup", "target_precision")
 # Named files: their bytes count, not their paths.
@@ -42,6 +42,8 @@ def fit_key(settings: ScoreSettings, contents: Mapping[str, str]) -> str:
             prompts): their paths do not matter, their bytes do.
     """
     numbers = _fields(settings, SampleSettings, ModelSettings, MethodSettings)
+    if settings.objective != "contrastive":
+        numbers["validation_segmentations"] = 1  # a loss that does not depend on batches
     chosen = {
         name: value
         for name, value in numbers.items()
@@ -56,7 +58,8 @@ def score_key(fit_key: str, settings: ScoreSettings, checkpoints: Sequence[str] 
     Args:
         checkpoints: content identities of the weights that some columns compare.
     """
-    chosen = {name: getattr(settings, name) for name in _SCORE_ONLY}
+    numbers = {name: getattr(settings, name) for name in _SCORE_ONLY}
+    chosen = {name: value for name, value in numbers.items() if name not in _LATER or value != _LATER[name]}
     return digest({"fit": fit_key, "checkpoints": list(checkpoints), **chosen})
 
 

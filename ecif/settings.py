@@ -94,8 +94,8 @@ class ModelSettings(Group):
     decode: Literal["full", "draft"] = Field(
         "full", description="JPEGs whole, or no larger than the model's input needs: faster, and other scores"
     )
-    precision: Literal["fp32", "bf16", "fp64"] = Field(
-        "fp32", description="arithmetic of the towers; losses stay >= fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp64"] = Field(
+        "fp32", description="arithmetic of the towers (tf32: NVIDIA GPUs only); losses stay >= fp32"
     )
 
     @field_validator("trainable")
@@ -111,9 +111,20 @@ class DeviceSettings(Group):
     """Where and in which pieces to compute; results agree within a stated tolerance whatever is chosen."""
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    micro_batch: int = Field(128, ge=1, description="samples that go through the towers at once: what fits the device")
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="samples that go through the towers at once [default: what fits the memory, at most 128 on a CPU, "
+        "512 on a GPU]",
+    )
     workers: int | None = Field(
         None, ge=0, description="threads that decode images; 0 decodes in the main thread [default: one per core]"
+    )
+    processes: int | None = Field(
+        None,
+        ge=0,
+        description="processes that decode images, in place of threads; 0: none "
+        "[default: beside a GPU with 6 cores or more one per core but two, unless --workers is given; otherwise 0]",
     )
 
 
@@ -128,6 +139,9 @@ class MethodSettings(Group):
     )
     min_batch: int | None = Field(None, ge=2, description="smaller batches are not scored [default: B/4]")
     segmentations: int = Field(8, ge=1, description="K: ways to cut a shard into batches, averaged")
+    validation_segmentations: int = Field(
+        8, ge=1, description="S: ways to cut the validation pairs into contrastive batches, averaged"
+    )
     seed: int = Field(0, ge=0, description="seed of every random choice")
     fit_pairs: int = Field(20_000, ge=1, description="the curvature is fitted on this many pairs, or 1 % if more")
     curvature: Literal["ggn", "fisher", "ekfac", "pointwise", "identity"] = Field(
@@ -157,6 +171,10 @@ class MethodSettings(Group):
     damping: str = Field("10x", description="delta: an absolute value, or a multiple of the mean eigenvalue ('0.1x')")
     negative_role: Literal["exact", "first-order"] = Field(
         "exact", description="a removed pair as a negative of others: exactly, or to first order (ECIF paper)"
+    )
+    derivative: Literal["exact", "difference"] = Field(
+        "exact",
+        description="the embeddings' derivative: exact, or a central difference, faster with more than the heads",
     )
 
     columns: tuple[str, ...] = Field((), description="further score columns (docs/detectors.md); may be repeated")
@@ -243,6 +261,12 @@ class ScoreSettings(
     """What `fit` and `score` take."""
 
     out: str = Field("", description="where results go: a directory or an object-storage prefix")
+
+    @model_validator(mode="after")
+    def _difference(self) -> Self:
+        if self.derivative == "difference" and self.precision == "tf32":
+            raise ValueError("--derivative difference needs the digits that --precision tf32 rounds away: use fp32")
+        return self
 
     @property
     def sketches_per_batch(self) -> int:

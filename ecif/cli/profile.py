@@ -62,10 +62,11 @@ def _print(found: Profile, console: Console) -> None:
     for stage in found.stages:
         table.add_row(stage.name, f"{stage.seconds:.2f}", f"{stage.share:.1%}", f"{stage.rate:,.0f}", stage.bound)
     console.print(table)
+    at_once = f"{found.processes} processes" if found.processes else f"{found.workers} threads"
     lines = (
         f"{found.pairs:,} pairs, {found.pair_bytes / 1e3:,.0f} kB each, images of {found.side:g} pixels (shorter side, "
         f"median) for a model of {found.model_side}; {found.refused:,} samples cannot be scored",
-        f"input (read, decode, tokenise in {found.workers} threads): {found.input_rate:,.0f} pairs/s; "
+        f"input (read, decode, tokenise in {at_once}): {found.input_rate:,.0f} pairs/s; "
         f"the rest on {found.device}: {found.device_rate:,.0f} pairs/s; together: {found.together:,.0f} pairs/s",
         f"limited by {found.limit}",
     )

@@ -137,20 +137,16 @@ def embed(engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def pull_back(engine: Engine, batch: Batch, cotangents: Sequence[Cotangents]) -> list[dict[str, Tensor]]:
     """Gradients, by parameter name, of functions of the batch's logits; one for each of the cotangents."""
-    return _summed(_by_micro_batch(engine, batch, cotangents, list))
+    return _summed(_by_micro_batch(engine, batch, cotangents, lambda gradient: gradient))
 
 
 def pull_back_projected(
     engine: Engine, batch: Batch, cotangents: Sequence[Cotangents], projection: Projection
 ) -> Tensor:
-    """The same gradients, projected, (len(cotangents), K); full gradients live as long as a micro-batch."""
-
-    def projected(gradients: list[dict[str, Tensor]]) -> Tensor:
-        return torch.stack([projection.project(gradient) for gradient in gradients])
-
+    """The same gradients, projected, (len(cotangents), K); one full gradient lives at a time."""
     rows = torch.zeros(len(cotangents), projection.size, dtype=engine.towers.dtype, device=engine.towers.device)
-    for part in _by_micro_batch(engine, batch, cotangents, projected):
-        rows += part
+    for parts in _by_micro_batch(engine, batch, cotangents, projection.project):
+        rows += torch.stack(parts)
     return rows
 
 
@@ -186,16 +182,17 @@ def _summed(parts: Iterable[list[dict[str, Tensor]]]) -> list[dict[str, Tensor]]
 
 
 def _by_micro_batch(
-    engine: Engine, batch: Batch, cotangents: Sequence[Cotangents], finish: Callable[[list[dict[str, Tensor]]], T]
-) -> Iterator[T]:
-    def run(both: tuple[State, ...], some: slice) -> T:
-        image, text = both
-        gradients = engine.towers.pull_back(image, text, [(c.u_BD[some], c.v_BD[some]) for c in cotangents])
-        if some.start == 0:
+    engine: Engine, batch: Batch, cotangents: Sequence[Cotangents], finish: Callable[[dict[str, Tensor]], T]
+) -> Iterator[list[T]]:
+    def run(both: tuple[State, ...], some: slice) -> list[T]:
+        def whole(number: int, gradient: dict[str, Tensor]) -> T:
             # The logit scale acts on the whole batch, not on a sample: it is counted once.
-            for gradient, c in zip(gradients, cotangents, strict=True):
-                if SCALE in gradient:
-                    gradient[SCALE] = gradient[SCALE] + c.log_scale.to(gradient[SCALE])
-        return finish(gradients)
+            if some.start == 0 and SCALE in gradient:
+                gradient[SCALE] = gradient[SCALE] + cotangents[number].log_scale.to(gradient[SCALE])
+            return finish(gradient)
+
+        image, text = both
+        pairs = [(c.u_BD[some], c.v_BD[some]) for c in cotangents]
+        return engine.towers.pull_back_each(image, text, pairs, whole)
 
     yield from in_parts(engine, batch.states, run)

@@ -113,6 +113,7 @@ def embed(
     heads: list[tuple[Tensor, Tensor]] = []
     keep_heads = keep_heads and engine.towers.image.head_input and engine.towers.text.head_input
     reported = 0
+    derivatives = engine.derivatives()
     for chunk in engine.chunks(samples, refused):
         digests += chunk.digests
         texts = [pair.caption for pair in chunk.pairs]
@@ -121,7 +122,7 @@ def embed(
         def through(rows: slice, chunk: Chunk = chunk, texts: list[str] = texts) -> _Part:
             images = chunk.images
             image, text = engine.towers.image_stem(images[rows]), engine.towers.text_stem(chunk.tokens[rows])
-            along = engine.towers.push_forward(directions, image, text)
+            along = derivatives.push_forward(directions, image, text)
             with torch.no_grad():
                 further = [
                     (embedder.images(images[rows], image), embedder.captions(texts[rows], text))
@@ -148,7 +149,7 @@ def embed(
         torch.cat(dv_parts, 1),
         engine.towers.scale,
         tuple(engine.towers.dscale(direction) for direction in directions),
-        torch.tensor(captions) if mask else None,
+        torch.tensor(captions, device=engine.towers.device) if mask else None,
     )
     joined = [_join(found) for found in others]
     head_inputs = _join(heads) if keep_heads else None
@@ -169,9 +170,11 @@ def embed_captions(
 ) -> EmbeddedCaptions:
     """Embed captions without images, at least one, as `embed_shard` does it."""
 
+    derivatives = engine.derivatives()
+
     def through(rows: slice) -> tuple[Tensor, Tensor, list[Tensor]]:
         text = engine.towers.text_stem(captions[rows])
-        v_CD, dv_RCD = engine.towers.push_forward_texts(directions, text)
+        v_CD, dv_RCD = derivatives.push_forward_texts(directions, text)
         with torch.no_grad():
             return v_CD, dv_RCD, [embedder.captions(captions[rows], text) for embedder in embedders]
 

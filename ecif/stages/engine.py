@@ -19,16 +19,19 @@ from torch import Tensor
 from ecif.cores import cores
 from ecif.errors import UsageError
 from ecif.settings import ScoreSettings
-from ecif.shards.decode import Pair, Refused, Undecodable, decode_image
+from ecif.shards.decode import Pair, Refused
 from ecif.shards.tar import Limits
 from ecif.stages.feed import Feed
 from ecif.stages.memory import MicroBatch, bounded
-from ecif.stages.spool import image_digest
-from ecif.towers import Towers
+from ecif.stages.preparing import Preparation, Ready
+from ecif.stages.processes import Processes, processes_for
+from ecif.stages.sizing import fitting
+from ecif.towers import Derivatives, Towers
+from ecif.towers.difference import Differences
 from ecif.towers.loading import load
 
 _LOG = logging.getLogger(__name__)
-_DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 # Samples per decoding task: enough to hide the pool's overhead, few enough to spread over the threads.
 TASK = 16
 
@@ -49,16 +52,6 @@ class Chunk:
     digests: list[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A pair, decoded and tokenized: one row of a `Chunk`."""
-
-    pair: Pair
-    image: Tensor
-    tokens: Tensor
-    digest: bytes
-
-
 Begun = Feed[list[Ready | Refused]] | closing[Generator[list[Ready | Refused]]]
 """Samples on their way (`Engine.begin`)."""
 
@@ -68,8 +61,9 @@ class Engine:
     """The towers with all that feeds them.
 
     Attributes:
-        workers: threads that decode; 0: everything in the caller's.
+        workers: threads that decode; 0: everything in the caller's. processes: that decode, in place of these threads.
         draft: decode JPEGs no larger than the model's input needs (`shards.decode`).
+        difference: take derivatives along directions by differences.
     """
 
     towers: Towers
@@ -77,8 +71,20 @@ class Engine:
     micro: MicroBatch
     workers: int
     draft: bool = False
+    difference: bool = False
+    processes: int = 0
     # Tokenizers of the hub are not made for several threads, and open_clip's own holds the interpreter anyway.
     _tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    # Begun when they are first needed, and ended with the engine.
+    _processes: Processes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        preparation = self._preparation(self.towers.loaded.tokenize)
+        object.__setattr__(self, "_processes", Processes(preparation, self.processes, TASK))
+
+    def derivatives(self) -> Derivatives:
+        """What gives the derivatives for the samples of one shard."""
+        return Differences(self.towers) if self.difference else self.towers
 
     @property
     def micro_batch(self) -> int:
@@ -91,11 +97,11 @@ class Engine:
         Returns:
             what `chunks` takes, or whoever gives it up: to be entered or closed once.
         """
-        tasks = _tasks(samples)
-        if self.workers == 0:
+        tasks, at_once = _tasks(samples), self.processes or self.workers
+        if at_once == 0:
             return closing(self.prepare(task) for task in tasks)
-        ahead = self.workers + 2 * -(-self.micro_batch // TASK)
-        return Feed(self.prepare, tasks, self.workers, ahead)
+        ahead = at_once + 2 * -(-self.micro_batch // TASK)
+        return Feed(self.prepare, tasks, at_once, ahead)
 
     def chunks(self, samples: Iterable[Pair | Refused] | Begun, refused: list[Refused]) -> Iterator[Chunk]:
         """Micro-batches of what can be decoded, in order; the rest is appended to `refused`.
@@ -111,38 +117,27 @@ class Engine:
                     continue
                 rows.append(item)
                 if len(rows) >= self.micro_batch:
-                    yield self._chunk(rows)
-                    rows = []
+                    chunk, rows = self._chunk(rows), []  # which frees what the rows lie in
+                    yield chunk
             if rows:
                 yield self._chunk(rows)
 
     def prepare(self, samples: Sequence[Pair | Refused]) -> list[Ready | Refused]:
-        """Decode and tokenize some samples, in their order."""
-        images = [sample if isinstance(sample, Refused) else self.decode(sample) for sample in samples]
-        pairs = [
-            (sample, image)
-            for sample, image in zip(samples, images, strict=True)
-            if isinstance(sample, Pair) and isinstance(image, Tensor)
-        ]
-        with self._tokenizing:
-            tokens = self.towers.loaded.tokenize([pair.caption for pair, _ in pairs]) if pairs else torch.empty(0)
-        ready = (
-            Ready(pair, image, row, image_digest(pair.image)) for (pair, image), row in zip(pairs, tokens, strict=True)
-        )
-        return [image if isinstance(image, Refused) else next(ready) for image in images]
+        """Decode and tokenize up to `TASK` samples, in their order, here or in another process."""
+        done_by = self._processes if self.processes else self._preparation(self._tokenize)
+        return done_by.prepare(samples)
 
     def decode(self, sample: Pair) -> Tensor | Refused:
-        """The picture of a pair as the model's transform makes it (`Towers.take`)."""
-        try:
-            image = decode_image(sample.image, self.limits, max(self.towers.size) if self.draft else None)
-        except Undecodable as error:
-            return Refused(sample.uid, sample.key, sample.index, error.status, error.detail)
-        try:
-            return self.towers.take(image)
-        except ValueError as error:
-            # A picture of one line may come down to nothing when it is resized; that is no reason to lose its shard.
-            detail = f"the model's transform refuses {image.width} x {image.height} pixels: {error}"
-            return Refused(sample.uid, sample.key, sample.index, "undecodable_image", detail)
+        """The picture of a pair as the model's transform makes it (`Towers.take`), decoded here."""
+        return self._preparation(self._tokenize).decode(sample)
+
+    def _preparation(self, tokenize: Callable[[list[str]], Tensor]) -> Preparation:
+        draft = max(self.towers.size) if self.draft else None
+        return Preparation(self.towers.take, tokenize, self.limits, draft)
+
+    def _tokenize(self, captions: list[str]) -> Tensor:
+        with self._tokenizing:
+            return self.towers.loaded.tokenize(captions)
 
     def _chunk(self, rows: list[Ready]) -> Chunk:
         return Chunk(
@@ -184,13 +179,23 @@ def load_engine(
         ModelError: see `towers`. UsageError: the device does not exist. DoesNotFitError: the weights do not fit.
     """
     device = _device(settings.device)
+    if settings.precision == "tf32" and device.type != "cuda":
+        raise UsageError(f"--precision tf32: that is arithmetic of NVIDIA GPUs, and the device is {device}; use fp32")
     loaded = load(settings.model, settings.pretrained, _DTYPES[settings.precision])
-    stem_dtype = torch.bfloat16 if settings.precision == "bf16" else None
+    stem_dtype, tf32 = torch.bfloat16 if settings.precision == "bf16" else None, settings.precision == "tf32"
     with bounded(device, "the weights of the model", "another process may be using the device; see --device"):
-        towers = Towers(loaded, settings.trainable, device, biases=settings.biases == "include", stem_dtype=stem_dtype)
-    micro = MicroBatch(settings.micro_batch, device, say)
+        towers = Towers(
+            loaded, settings.trainable, device, biases=settings.biases == "include", stem_dtype=stem_dtype, tf32=tf32
+        )
+    size = fitting(towers, settings, say) if settings.micro_batch is None else settings.micro_batch
+    micro = MicroBatch(size, device, say)
     workers = cores() if settings.workers is None else settings.workers
-    return Engine(towers, limits or settings.limits(), micro, workers, settings.decode == "draft")
+    # Behind the heads a derivative costs nothing.
+    difference = settings.derivative == "difference" and settings.trainable != "heads"
+    processes = processes_for(settings, device)
+    return Engine(
+        towers, limits or settings.limits(), micro, workers, settings.decode == "draft", difference, processes
+    )
 
 
 def _device(name: str) -> torch.device:

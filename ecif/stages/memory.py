@@ -116,7 +116,7 @@ class MicroBatch:
         if failed == 1:
             raise DoesNotFitError(
                 f"{self.device}: out of memory with a micro-batch of 1 ({refusal.said}). What remains are the weights, "
-                "the trainable parameters with their gradients (--trainable, --sketches, --columns) and what is held "
+                "the trainable parameters with their gradients (--trainable, --columns) and what is held "
                 "of a contrastive batch (--batch-size, which changes the scores); or another process uses the device"
             )
         while self.size >= failed:  # the last part of a shard may be smaller than the size

@@ -14,6 +14,7 @@ import secrets
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -52,7 +53,7 @@ class Stage:
     Attributes:
         seconds: for all pairs of the profile, in one thread, the device waited for.
         share: of the seconds of all stages.
-        rate: pairs a second that the stage alone could do; of decoding, with all its threads.
+        rate: pairs a second that the stage alone could do; of decoding, with all its threads or processes.
         bound: what it is limited by.
     """
 
@@ -73,6 +74,7 @@ class Profile:
         input_rate: pairs a second that reading, decoding and tokenizing come to. device_rate: those that the rest
             would take. together: those of the loop that scoring runs, with everything overlapped.
         limit: the stage that decides, and what would make it faster.
+        workers: threads that decode, unless `processes` do.
     """
 
     pairs: int
@@ -82,6 +84,7 @@ class Profile:
     model_side: int
     device: str
     workers: int
+    processes: int
     stages: tuple[Stage, ...]
     input_rate: float
     device_rate: float
@@ -130,6 +133,7 @@ def profile(
         for name, value in engine.towers.parameters.items()
     }
     clock, sizes = _alone(engine, samples(), direction, progress)
+    clock.seconds["pool"] = _pooled(engine, samples())
     # Once more, with all that scoring overlaps.
     started = time.perf_counter()
     found = embed(engine, samples(), [direction], mask=settings.equal_captions == "mask")
@@ -149,12 +153,10 @@ def _alone(
 
     The first micro-batch goes through twice, the first time to warm up.
     """
-    towers, clock = engine.towers, _Clock(engine.towers.device)
+    towers, clock, derivatives = engine.towers, _Clock(engine.towers.device), engine.derivatives()
     sizes: list[tuple[int, int]] = []
 
     def through(read: list[Pair]) -> None:
-        tasks = [read[start : start + TASK] for start in range(0, len(read), TASK)]
-        clock.time("pool", lambda: list(pool.map(engine.prepare, tasks)))
         decoded = clock.time("decode", lambda: [(engine.decode(pair), image_digest(pair.image)) for pair in read])
         good = [(pair, image) for pair, (image, _) in zip(read, decoded, strict=True) if isinstance(image, Tensor)]
         if not good:
@@ -165,24 +167,39 @@ def _alone(
         states = clock.time("forward", lambda: (towers.image_stem(moved[0]), towers.text_stem(moved[1])))
         with torch.no_grad():
             clock.time("tail", lambda: towers.embed(towers.parameters, *states))
-        clock.time("tangent", lambda: towers.push_forward([direction], *states))
+        clock.time("tangent", lambda: derivatives.push_forward([direction], *states))
 
-    with ThreadPoolExecutor(max(1, engine.workers)) as pool:
-        warm = False
-        while block := clock.time("read", lambda: list(itertools.islice(samples, engine.micro_batch))):
-            pairs = [one for one in block if isinstance(one, Pair)]
-            if not warm and pairs:
-                kept = clock.seconds["read"]
-                through(pairs)
-                clock.seconds.update({**dict.fromkeys(clock.seconds, 0.0), "read": kept})
-                warm = True
+    warm = False
+    while block := clock.time("read", lambda: list(itertools.islice(samples, engine.micro_batch))):
+        pairs = [one for one in block if isinstance(one, Pair)]
+        if not warm and pairs:
+            kept = clock.seconds["read"]
             through(pairs)
-            sizes += [size for pair in pairs if (size := _size(pair, engine)) is not None]
-            progress.advance(len(block))
+            clock.seconds.update({**dict.fromkeys(clock.seconds, 0.0), "read": kept})
+            warm = True
+        through(pairs)
+        sizes += [size for pair in pairs if (size := _size(pair, engine)) is not None]
+        progress.advance(len(block))
     # A forward pass is stem and tail; the derivative is what comes on top of the tail.
     clock.seconds["forward"] += clock.seconds["tail"]
     clock.seconds["tangent"] = max(0.0, clock.seconds["tangent"] - clock.seconds["tail"])
     return clock, sizes
+
+
+def _pooled(engine: Engine, samples: Iterator[Pair | Refused]) -> float:
+    """Seconds of all threads or processes together for samples that are read already; the first ones warm up."""
+    at_once = max(1, engine.processes or engine.workers)
+    seconds, warm = 0.0, False
+    with ThreadPoolExecutor(at_once) as pool:
+        # Several lists for each, so that few of them are idle at the end.
+        while block := list(itertools.islice(samples, 4 * at_once * TASK)):
+            tasks = [block[start : start + TASK] for start in range(0, len(block), TASK)]
+            for _ in range(1 if warm else 2):
+                started = time.perf_counter()
+                deque(pool.map(engine.prepare, tasks), maxlen=0)
+                spent = time.perf_counter() - started
+            seconds, warm = seconds + spent, True
+    return seconds
 
 
 def _size(pair: Pair, engine: Engine) -> tuple[int, int] | None:
@@ -217,15 +234,19 @@ def _profile(
 ) -> Profile:
     seconds, pool = {name: clock.seconds[name] for name in STAGES}, clock.seconds["pool"]
     rates = {name: pairs / max(spent, 1e-9) for name, spent in seconds.items()}
-    # The threads decode and tokenise, one of them at a time the latter.
-    rates["decode"] = pairs / max(pool - seconds["tokenise"], pool / 2)
+    at_once = f"{engine.processes} processes" if engine.processes else f"{engine.workers} threads"
+    if engine.processes:
+        both = seconds["decode"] + seconds["tokenise"]
+        rates |= {name: pairs / max(pool * seconds[name] / both, 1e-9) for name in ("decode", "tokenise")}
+    else:  # the threads decode and tokenise, one of them at a time the latter
+        rates["decode"] = pairs / max(pool - seconds["tokenise"], pool / 2)
     pair_bytes = statistics.mean(size for _, size in sizes)
     device, cpu = str(engine.towers.device), engine.towers.device.type == "cpu"
     on = "the same cores" if cpu else device
     bounds = {
         "read": f"storage and one core: {rates['read'] * pair_bytes / 1e6:,.0f} MB/s",
-        "decode": f"cores: {engine.workers} threads",
-        "tokenise": "one core, whatever their number",
+        "decode": f"cores: {at_once}",
+        "tokenise": f"cores: {at_once}" if engine.processes else "one core, whatever their number",
         "transfer": on if cpu else f"the bus to {device}",
         **dict.fromkeys(("forward", "tangent", "loss"), on),
         "write": "storage",
@@ -239,19 +260,21 @@ def _profile(
         model_side=min(engine.towers.size),
         device=device,
         workers=engine.workers,
+        processes=engine.processes,
         stages=tuple(Stage(name, seconds[name], seconds[name] / total, rates[name], bounds[name]) for name in STAGES),
         input_rate=min(rates["read"], pairs / pool),
         device_rate=pairs / sum(seconds[name] for name in _ON_DEVICE),
         together=together,
-        limit=limit(seconds, pairs, pool, cpu=cpu),
+        limit=limit(seconds, pool, processes=engine.processes, cpu=cpu),
     )
 
 
-def limit(seconds: Mapping[str, float], pairs: int, pool: float, *, cpu: bool) -> str:
+def limit(seconds: Mapping[str, float], pool: float, *, processes: int, cpu: bool) -> str:
     """Which stage decides, and what changes that.
 
     Args:
-        seconds: of `pairs` pairs by stage. pool: of all threads that decode and tokenise. cpu: no device of its own.
+        seconds: by stage. pool: of all that decode and tokenise together. processes: that do; 0: threads.
+        cpu: no device of its own.
     """
     if cpu:
         most = max(seconds, key=lambda name: seconds[name])
@@ -262,6 +285,6 @@ def limit(seconds: Mapping[str, float], pairs: int, pool: float, *, cpu: bool) -
         return f"the device, most of it in {most}: more cores gain nothing"
     if seconds["read"] >= pool:
         return "reading: storage nearer by, or several processes; a faster device gains nothing"
-    if seconds["tokenise"] >= pool / 2:
-        return "tokenising, which one process does on one core: several processes; a faster device gains nothing"
+    if processes == 0 and seconds["tokenise"] >= pool / 2:
+        return "tokenising, which one process does on one core: --processes; a faster device gains nothing"
     return "decoding: more cores, or --decode draft where images are large; a faster device gains nothing"

@@ -11,8 +11,10 @@ nn.MultiheadAttention's fast path is switched off for them; stems keep both (`at
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ from torch.func import functional_call, jvp, vmap
 
 from ecif.errors import ModelError
 from ecif.towers import cut, parameters
+from ecif.towers.arithmetic import tensor_float
 from ecif.towers.attention import differentiable_attention as differentiable_attention
 from ecif.towers.attention import fused_attention
 from ecif.towers.cut import State as State
@@ -28,8 +31,19 @@ from ecif.towers.cut import TowerTail
 from ecif.towers.loading import LoadedModel
 from ecif.towers.pixels import split
 
+T = TypeVar("T")
 Parameters = Mapping[str, Tensor]
 SCALE = "logit_scale"
+
+
+class Derivatives(Protocol):
+    """Embeddings and their derivatives along R directions: u_BD, v_BD, du_RBD, dv_RBD, or those of captions alone."""
+
+    def push_forward(
+        self, directions: Sequence[Parameters], image: State, text: State
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
+
+    def push_forward_texts(self, directions: Sequence[Parameters], text: State) -> tuple[Tensor, Tensor]: ...
 
 
 class Towers:
@@ -40,6 +54,7 @@ class Towers:
         coverage: how much of the model they are.
         scale: the logit scale s = exp(logit_scale).
         size: height and width of the image tower's input.
+        take: a picture -> what `image_stem` takes, as bytes where the model's transform can be cut there (`pixels`).
     """
 
     def __init__(
@@ -50,12 +65,14 @@ class Towers:
         *,
         biases: bool = True,
         stem_dtype: torch.dtype | None = None,
+        tf32: bool = False,
     ) -> None:
         """Cut `loaded` for `trainable` (heads | last:K | all).
 
         Args:
             biases: whether parameters of fewer than two axes are trainable, too.
             stem_dtype: autocast type of the frozen part, or None for the model's own.
+            tf32: whether a GPU may multiply float32 matrices in TensorFloat-32.
 
         Raises:
             ModelError: the model has no such part, or the cut does not reproduce open_clip's forward pass.
@@ -75,7 +92,9 @@ class Towers:
         size = model.visual.image_size
         self.size = tuple(size) if isinstance(size, tuple | list) else (size, size)
         self._stem_dtype = stem_dtype
+        self._tf32 = tf32
         self._pixels = split(loaded.transform, device)
+        self.take: Callable[[Any], Tensor] = loaded.transform if self._pixels is None else self._pixels.take
         if stem_dtype is not None and trainable == "all":
             raise ModelError("--precision bf16 applies to the frozen part of the towers; with 'all' there is none")
         self._check_cut(model)
@@ -85,9 +104,28 @@ class Towers:
         """Arithmetic of the tails."""
         return next(iter(self.parameters.values())).dtype
 
-    def take(self, image: Any) -> Tensor:
-        """A picture as `image_stem` takes it, as bytes where the model's transform can be cut there (`pixels`)."""
-        return self.loaded.transform(image) if self._pixels is None else self._pixels.take(image)
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether `take` gives (H, W, 3) uint8; otherwise (3, H, W) float32."""
+        return self._pixels is not None
+
+    def shapes(self) -> Towers:
+        """These towers without numbers, on the meta device: what goes through them has a shape and takes no memory."""
+        model: Any = self.loaded.model
+        meta = torch.device("meta")
+        copies: dict[int, Any] = {id(part): torch.empty_like(part, device=meta) for part in model.buffers()}
+        for part in model.parameters():
+            copies[id(part)] = torch.nn.Parameter(torch.empty_like(part, device=meta), requires_grad=False)
+        bare = copy.copy(self)
+        model = copy.deepcopy(model, copies)
+        bare.loaded, bare.device = replace(self.loaded, model=model), meta
+        by_name = dict(model.named_parameters())
+        bare.parameters = {name: by_name[name].detach() for name in self.parameters}
+        bare.image = cut.cut_image(model, parameters.image_tower(model), self.trainable)
+        bare.text = cut.cut_text(model, parameters.text_tower(model), self.trainable)
+        bare._pixels = split(self.loaded.transform, meta)
+        bare._stem_dtype = None  # there is no autocast without a device
+        return bare
 
     def image_stem(self, images: Tensor) -> State:
         """Frozen part of the image tower: what `take` gave, (B, H, W, 3) uint8, or (B, 3, H, W) -> State."""
@@ -120,37 +158,57 @@ class Towers:
     def push_forward(
         self, directions: Sequence[Parameters], image: State, text: State
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Embeddings and their derivatives along R directions that share one forward pass.
+        """Embeddings and their derivatives along R directions, by forward mode.
 
         Returns:
             u_BD, v_BD, du_RBD, dv_RBD.
         """
 
-        u_BD, v_BD, du_RBD, dv_RBD = self._push_forward(directions, lambda p: self.embed(p, image, text))
+        u_BD, v_BD, du_RBD, dv_RBD = self.derivatives(directions, lambda p: self.embed(p, image, text))
         return u_BD, v_BD, du_RBD, dv_RBD
 
     def push_forward_texts(self, directions: Sequence[Parameters], text: State) -> tuple[Tensor, Tensor]:
         """The same of captions alone: v_BD, dv_RBD."""
-        v_BD, dv_RBD = self._push_forward(directions, lambda p: (self.embed_texts(p, text),))
+        v_BD, dv_RBD = self.derivatives(directions, lambda p: (self.embed_texts(p, text),))
         return v_BD, dv_RBD
 
-    def _push_forward(
+    def derivatives(
+        self,
+        directions: Sequence[Parameters],
+        embed: Callable[[Parameters], tuple[Tensor, ...]],
+        *,
+        together: bool | None = None,
+    ) -> tuple[Tensor, ...]:
+        """What `embed` gives at theta_0, then its derivatives along the directions, stacked, by forward mode.
+
+        Args:
+            together: share one forward pass; if not given, on all devices but a CPU.
+        """
+        if together is None:
+            together = self.device.type != "cpu"
+        with differentiable_attention(), torch.no_grad():
+            return (self._together if together and len(directions) > 1 else self._one_by_one)(directions, embed)
+
+    def _one_by_one(
         self, directions: Sequence[Parameters], embed: Callable[[Parameters], tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...]:
-        """What `embed` gives, then its derivatives along the directions, stacked."""
+        """A derivative, with its forward pass, for each direction: on a CPU faster than stacked tangents."""
+        found = [jvp(embed, (dict(self.parameters),), (dict(direction),))[:2] for direction in directions]
+        return *found[0][0], *(torch.stack(part) for part in zip(*(one for _, one in found), strict=True))
+
+    def _together(
+        self, directions: Sequence[Parameters], embed: Callable[[Parameters], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """One derivative of stacked directions: the forward pass does not depend on what vmap runs over, so it is
+        computed once, and a device is given fewer and larger pieces of work."""
 
         def along(direction: Parameters) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
             values, derivatives, *_ = jvp(embed, (dict(self.parameters),), (dict(direction),))
             return values, derivatives
 
-        with differentiable_attention(), torch.no_grad():
-            if len(directions) == 1:
-                values, derivatives = along(directions[0])
-                return *values, *(part.unsqueeze(0) for part in derivatives)
-            # The primal does not depend on what vmap runs over, so it is computed once.
-            stacked = {name: torch.stack([d[name] for d in directions]) for name in self.parameters}
-            outputs: Any = (None, 0)
-            values, derivatives = vmap(along, out_dims=outputs)(stacked)
+        stacked = {name: torch.stack([d[name] for d in directions]) for name in self.parameters}
+        outputs: Any = (None, 0)
+        values, derivatives = vmap(along, out_dims=outputs)(stacked)
         return *values, *derivatives
 
     def pull_back(
@@ -159,6 +217,20 @@ class Towers:
         """Gradients of <c_u, U> + <c_v, V> by parameter name, one for each pair (c_u, c_v), by one forward pass.
 
         The logit scale is not part of the embeddings; its entry, where it is trainable, is zero.
+        """
+        return self.pull_back_each(image, text, cotangents, lambda _, gradient: gradient)
+
+    def pull_back_each(
+        self,
+        image: State,
+        text: State,
+        cotangents: Sequence[tuple[Tensor, Tensor]],
+        finish: Callable[[int, dict[str, Tensor]], T],
+    ) -> list[T]:
+        """What `finish` makes of each of these gradients, which is called before the next one is taken.
+
+        Args:
+            finish: number of the pair and its gradient -> what is kept of it.
         """
         values = {name: p.clone().requires_grad_() for name, p in self.parameters.items()}
         with differentiable_attention(), torch.enable_grad():
@@ -172,12 +244,11 @@ class Towers:
                     retain_graph=number + 1 < len(cotangents),
                     allow_unused=True,
                 )
-                found.append(
-                    {
-                        n: torch.zeros_like(p) if g is None else g
-                        for (n, p), g in zip(values.items(), gradients, strict=True)
-                    }
-                )
+                named = zip(values.items(), gradients, strict=True)
+                gradient = {n: torch.zeros_like(p) if g is None else g for (n, p), g in named}
+                del gradients
+                found.append(finish(number, gradient))
+                del gradient
         return found
 
     def dscale(self, direction: Parameters) -> float:
@@ -185,7 +256,7 @@ class Towers:
         return self.scale * float(direction[SCALE]) if SCALE in direction else 0.0
 
     def _stem(self, tail: TowerTail, x: Tensor) -> State:
-        with fused_attention(), torch.no_grad():
+        with tensor_float(self._tf32), fused_attention(), torch.no_grad():
             if self._stem_dtype is None:
                 return tail.stem(x)
             with torch.autocast(self.device.type, self._stem_dtype):
@@ -194,14 +265,14 @@ class Towers:
 
     def _embed(self, tail: TowerTail, values: Parameters, state: State) -> Tensor:
         named = {f"model.{name}": value for name, value in values.items()}
-        with fused_attention():
+        with tensor_float(self._tf32), fused_attention():
             return F.normalize(functional_call(tail, named, state), dim=-1)
 
     def _check_cut(self, model: Any) -> None:
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(2, 3, *self.size, generator=generator).to(self.device, self.dtype)
         tokens = self.loaded.tokenize(["a photo of a cat", "two dogs"]).to(self.device)
-        with fused_attention():
+        with tensor_float(False), fused_attention():
             errors = (
                 cut.check(self.image, model.encode_image, images),
                 cut.check(self.text, model.encode_text, tokens),

@@ -1,6 +1,6 @@
 """A model's own transform cut in two: what needs the picture, and the arithmetic on its bytes.
 
-Resizing and cropping run in the threads that decode. Division by 255 and normalisation are four bytes for each one, and
+Resizing and cropping run where pictures are decoded. Division by 255 and normalisation are four bytes for each one, and
 are left to the device, which does them for a micro-batch at once: decoded pictures that wait take a quarter of the
 memory, and a quarter crosses the bus. The same operations in the same order and type as open_clip's transform, so that
 the result is the same to the last bit (tests/towers/test_pixels.py).
@@ -19,21 +19,31 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class Geometry:
+    """The first half: a picture -> its bytes, (H, W, 3) uint8. Holds no tensors: it is sent to processes that decode.
+
+    Attributes:
+        steps: picture -> RGB picture of the size of the model's input.
+    """
+
+    steps: Callable[[Any], Any]
+
+    def __call__(self, image: Any) -> Tensor:
+        return torch.from_numpy(np.array(self.steps(image), np.uint8))
+
+
+@dataclass(frozen=True, slots=True)
 class Pixels:
     """The two halves of a transform.
 
     Attributes:
-        geometry: picture -> RGB picture of the size of the model's input.
+        take: the first.
         mean, std: by channel, (3, 1, 1) float32, on the device: copied there once, because a copy waits for it.
     """
 
-    geometry: Callable[[Any], Any]
+    take: Geometry
     mean: Tensor
     std: Tensor
-
-    def take(self, image: Any) -> Tensor:
-        """The first half: a picture -> its bytes, (H, W, 3) uint8."""
-        return torch.from_numpy(np.array(self.geometry(image), np.uint8))
 
     def finish(self, images: Tensor) -> Tensor:
         """The second half, on the device: (B, H, W, 3) uint8 -> (B, 3, H, W) float32."""
@@ -47,4 +57,4 @@ def split(transform: Callable[[Any], Tensor], device: torch.device) -> Pixels | 
     if len(steps) < 2 or not (isinstance(steps[-2], MaybeToTensor) and isinstance(steps[-1], Normalize)):
         return None
     mean, std = (torch.tensor(part, device=device).view(-1, 1, 1) for part in (steps[-1].mean, steps[-1].std))
-    return Pixels(Compose(steps[:-2]), mean, std)
+    return Pixels(Geometry(Compose(steps[:-2])), mean, std)

@@ -66,6 +66,9 @@ def test_samples_of_which_none_can_be_scored_are_an_error(corpus: Path, tmp_path
 )
 def test_the_slowest_part_is_named(seconds: dict[str, float], said: str) -> None:
     spent = dict.fromkeys(STAGES, 0.1) | seconds
-    assert limit(spent, pairs=100, pool=spent["decode"] + spent["tokenise"], cpu=False).startswith(said)
-    on_cpu = limit(spent, pairs=100, pool=spent["decode"] + spent["tokenise"], cpu=True)
+    pool = spent["decode"] + spent["tokenise"]
+    assert limit(spent, pool, processes=0, cpu=False).startswith(said)
+    in_processes = limit(spent, pool, processes=2, cpu=False)
+    assert in_processes.startswith("decoding" if said == "tokenising" else said)
+    on_cpu = limit(spent, pool, processes=0, cpu=True)
     assert on_cpu.endswith(max(seconds))

@@ -143,7 +143,8 @@ def test_several_directions_in_one_pass_are_those_one_by_one(loaded: LoadedModel
         for _ in range(3)
     ]
     state = towers.image_stem(images()), towers.text_stem(CAPTIONS)
-    u, v, du, dv = towers.push_forward(directions, *state)
+    u, v, du, dv = towers.derivatives(directions, lambda p: towers.embed(p, *state), together=True)
+    torch.testing.assert_close((u, v, du, dv), towers.push_forward(directions, *state), rtol=1e-10, atol=1e-12)
     for r, direction in enumerate(directions):
         alone = towers.push_forward([direction], *state)
         torch.testing.assert_close((u, v), alone[:2], rtol=1e-12, atol=1e-14)
