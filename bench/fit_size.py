@@ -1,12 +1,14 @@
-"""How many pairs the curvature needs: what a fit on fewer of them does to the direction and to the ranking.
+"""How many pairs, sketches and validation batches a fit needs: what fewer do to the direction and to the ranking.
 
-    python -m bench.fit_size --work DIR [--trainable heads] [--sketches 64 256] [--sizes 100 250 ...]
+    python -m bench.fit_size --work DIR [--trainable heads] [--sizes 100 250 ...] [--sketches 64 256] [--cuts 1 2 4 ...]
 
 For each size and seed, that many pairs of the demo's corpus are drawn, cut into shards of at most 1,000 pairs (so that
 batches are those of the defaults, 250 pairs; a sample of 100 is one batch of 100), and fitted as `ecif fit` does it.
-The seed also decides batches, sketches and the basis of the projection. What each fit says is compared with one fit on
-all pairs, by another seed, with 4 times as many sketches a batch as the default:
+The seed also decides batches, sketches and the basis of the projection, and into which batches the validation pairs are
+cut (`--cuts`: so many segmentations are averaged). What each fit says is compared with one fit on all pairs, by another
+seed, with 4 times (`--finer`) as many sketches a batch as the default and 64 segmentations of the validation pairs:
 
+    gradient    |g - g_all| / |g_all|, of the validation loss: what the cuts alone do
     error       |w - w_all| / |w_all|, of the direction
     Spearman    of the influence of the same pairs, scored with the defaults along both directions
     worst 10 %  share of the pairs with the lowest influence along one that are so along the other, too
@@ -50,7 +52,7 @@ from ecif.stages.engine import Engine, load_engine
 from ecif.towers import Parameters
 
 SHARD = 1_000
-FINER = 4  # sketches of the reference, in multiples of the default
+CUTS = 64  # segmentations of the validation pairs of the reference
 WORST = 0.1
 
 Array = np.ndarray
@@ -61,10 +63,20 @@ Sample = list[tuple[tarfile.TarInfo, bytes]]  # the members of one pair
 class Compared:
     """A fit held against the one on all pairs: the columns of the table."""
 
+    gradient: float
     error: float
     spearman: float
     overlap: float
     auroc: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a fit says of the whole corpus, and the CPU seconds that it took."""
+
+    direction: Parameters
+    gradient: Parameters
     seconds: float
 
 
@@ -109,14 +121,15 @@ class Study:
         self.run: Run = open_run([str(path) for path in tars[:scored]], self._settings("scored", 0))
         self.engine: Engine = load_engine(self.run.settings)
 
-    def _settings(self, name: str, seed: int, sketches: int | None = None) -> Settings:
-        return Settings(**self.common, out=str(self.scratch / name), seed=seed, sketches=sketches)
+    def _settings(self, name: str, seed: int, **changes: Any) -> Settings:
+        return Settings(**self.common, out=str(self.scratch / name), seed=seed, **changes)
 
-    def fit(self, size: int, seed: int, sketches: int) -> tuple[Parameters, float]:
-        """Fit on `size` pairs drawn by `seed`: the direction for the whole corpus, CPU seconds. Leaves no files."""
+    def fit(self, size: int, seed: int, sketches: int, cuts: int) -> Fitted:
+        """Fit on `size` pairs drawn by `seed`. Leaves no files."""
         drawn = np.random.default_rng(seed).permutation(len(self.pairs))[:size]
         tars = write([self.pairs[place] for place in drawn], self.scratch / "raw")
-        run, engine = open_run(tars, self._settings("out", seed, sketches)), self.engine
+        settings = self._settings("out", seed, sketches=sketches, validation_segmentations=cuts)
+        run, engine = open_run(tars, settings), self.engine
         started = time.process_time()
         if self.basis:
             run.storage.publish_first(run.layout.projection(run.fit_key), self.basis)
@@ -125,9 +138,11 @@ class Study:
         if self.same_basis:
             self.basis = run.storage.read_bytes(run.layout.projection(run.fit_key))
         found = fitted.load_by_parameter(run.layout.direction(run.fit_key), run, engine)
+        gradient = fitted.load_by_parameter(run.layout.gradient(run.fit_key), run, engine)
         for name in ("raw", "out"):
             shutil.rmtree(self.scratch / name)
-        return {name: part * (size / len(self.pairs)) for name, part in found.items()}, seconds
+        direction = {name: part * (size / len(self.pairs)) for name, part in found.items()}
+        return Fitted(direction, gradient, seconds)
 
     def influence(self, direction: Parameters) -> tuple[Array, Array]:
         """Of the pairs of the scored shards, (n,), lowest for the most harmful; and which of them are wrong."""
@@ -139,14 +154,24 @@ class Study:
         return known["influence"].to_numpy().astype(np.float64), known["misaligned"].to_numpy()
 
 
-def compare(study: Study, one: tuple[Parameters, float], whole: Parameters, against: Array) -> Compared:
-    """A fit against the direction of the reference and the influence along it."""
-    w, w_all = (torch.cat([part.double().reshape(-1) for part in way.values()]) for way in (one[0], whole))
-    influence, wrong = study.influence(one[0])
+def compare(study: Study, one: Fitted, whole: Fitted, against: Array) -> Compared:
+    """A fit against the reference and the influence along its direction."""
+    influence, wrong = study.influence(one.direction)
     count = round(WORST * len(against))
     both = np.intersect1d(np.argsort(influence)[:count], np.argsort(against)[:count])
-    error, rank = float((w - w_all).norm() / w_all.norm()), float(spearman(influence, against))
-    return Compared(error, rank, len(both) / count, auroc(wrong, -influence) or 0.0, one[1])
+    return Compared(
+        _error(one.gradient, whole.gradient),
+        _error(one.direction, whole.direction),
+        float(spearman(influence, against)),
+        len(both) / count,
+        auroc(wrong, -influence) or 0.0,
+        one.seconds,
+    )
+
+
+def _error(found: Parameters, expected: Parameters) -> float:
+    one, other = (torch.cat([part.double().reshape(-1) for part in parts.values()]) for parts in (found, expected))
+    return float((one - other).norm() / other.norm())
 
 
 def _range(values: Sequence[float], digits: int) -> str:
@@ -162,34 +187,34 @@ def main() -> None:
     parser.add_argument("--trainable", nargs="+", default=["heads"])
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 250, 500, 1_000, 3_000], help="and all pairs")
     parser.add_argument("--sketches", type=int, nargs="+", help="a batch [default: that of the fit]")
+    parser.add_argument("--cuts", type=int, nargs="+", help="of the validation pairs [default: those of the fit]")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scored", type=int, default=3, help="shards of the corpus that are scored")
+    parser.add_argument("--finer", type=int, default=4, help="sketches of the reference, in multiples of the default")
     parser.add_argument("--same-basis", action="store_true", help="project all fits as the reference")
     arguments = parser.parse_args()
     rows = []
     for trainable in arguments.trainable:
         study = Study(arguments.work, trainable, arguments.scored, same_basis=arguments.same_basis)
         default = study.run.settings.sketches_per_batch
-        reference, _ = study.fit(len(study.pairs), 0, FINER * default)
-        against, wrong = study.influence(reference)
-        print(
-            f"{trainable}: all pairs, {FINER * default} sketches: AUROC {auroc(wrong, -against) or 0.0:.3f}", flush=True
-        )
-        for sketches, size in itertools.product(arguments.sketches or [default], (*arguments.sizes, len(study.pairs))):
-            fits = [study.fit(size, seed, sketches) for seed in range(1, arguments.seeds + 1)]
+        reference = study.fit(len(study.pairs), 0, arguments.finer * default, CUTS)
+        against, wrong = study.influence(reference.direction)
+        print(f"{trainable}: reference: AUROC {auroc(wrong, -against) or 0.0:.3f}", flush=True)
+        every_sketches = arguments.sketches or [default]
+        every_cuts = arguments.cuts or [study.run.settings.validation_segmentations]
+        sizes = (*arguments.sizes, len(study.pairs))
+        for sketches, cuts, size in itertools.product(every_sketches, every_cuts, sizes):
+            fits = [study.fit(size, seed, sketches, cuts) for seed in range(1, arguments.seeds + 1)]
             found = [compare(study, one, reference, against) for one in fits]
-            cells = [
-                f"`{trainable}`{', same basis' * arguments.same_basis}",
-                f"{sketches}",
-                f"{size:,}",
-                _range([one.error for one in found], 3),
-            ]
+            cells = [f"`{trainable}`{', same basis' * arguments.same_basis}", f"{sketches}", f"{cuts}", f"{size:,}"]
+            cells += [_range([one.gradient for one in found], 3), _range([one.error for one in found], 3)]
             cells += [_range([one.spearman for one in found], 4), _range([one.overlap for one in found], 3)]
             cells.append(_range([one.auroc for one in found], 3))
             rows.append([*cells, f"{np.median([one.seconds for one in found]):.1f}"])
             print("; ".join(rows[-1]), flush=True)
         shutil.rmtree(study.scratch)
-    head = ["trainable", "sketches", "pairs", "error of the direction", "Spearman", "worst 10 %", "AUROC", "CPU s"]
+    head = ["trainable", "sketches", "cuts", "pairs", "error of the gradient", "error of the direction", "Spearman"]
+    head += ["worst 10 %", "AUROC", "CPU s"]
     table(f"{len(against):,} pairs scored, {arguments.seeds} seeds: median (smallest to largest).", head, rows)
 
 

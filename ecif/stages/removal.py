@@ -21,7 +21,8 @@ from ecif.run import Run
 from ecif.scores import stream_scores
 from ecif.selection import dropped_mask
 from ecif.shards.decode import OK
-from ecif.stages.plan import load_decision, scored_shards
+from ecif.stages.plan import load_decision
+from ecif.stages.scored import scored_shards
 
 Members = Callable[[pl.DataFrame], pl.Series]
 """A shard's score table -> which of its rows are to go, scored or not."""

@@ -1,6 +1,7 @@
 """The validation loss and its gradient: what 'better' means for the influence of a pair.
 
-`contrastive` is the mean over the validation pairs of Pos_i / 2, in seeded, balanced batches of B.
+`contrastive` is the mean over the validation pairs of Pos_i / 2 in seeded, balanced batches of B, averaged over
+segmentations (`averaged`).
 `prompts:FILE` is the mean zero-shot cross-entropy of the pairs' classes over class prompts. FILE is JSON,
 {"label": "FIELD", "classes": {"cat": ["a photo of a cat."], ...}}, and FIELD is the field of a pair's .json member
 that holds its class.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +20,13 @@ import torch
 from torch import Tensor
 
 from ecif import contrastive
-from ecif.curvature import through_logits
 from ecif.errors import InputError, UsageError
 from ecif.progress import Progress, Silent
 from ecif.segmentation import segment
 from ecif.settings import ScoreSettings
 from ecif.sources import Found
-from ecif.stages.batches import Batch, add, embed, in_parts, load_batch, pull_back, pull_back_tower, text_states
+from ecif.stages import averaged
+from ecif.stages.batches import Batch, add, in_parts, load_batch, pull_back_tower, text_states
 from ecif.stages.engine import Engine
 from ecif.stages.reading import read_pairs
 from ecif.stages.spool import Spool, spool
@@ -74,55 +76,47 @@ def load_validation(
     """
     prompts = _prompts(settings, storage)
     caption = f"json:{prompts.label}" if prompts else settings.caption
-    with spool() as samples:
-        _add(samples, tars, storage, caption, engine)
-        segmentation = segment(samples.keys, settings.batch_size, settings.seed, 0)
-        loss, pairs, total = 0.0, 0, {name: torch.zeros_like(p) for name, p in engine.towers.parameters.items()}
-        progress.stage("validation", len(samples), "pairs")
-        for rows in segmentation.batches:
-            batch = load_batch(engine, samples, rows.tolist())
-            if batch.size >= (1 if prompts else 2):
-                if prompts:
-                    term, gradient = _zero_shot(engine, batch, prompts)
-                else:
-                    term, gradient = _contrastive(engine, batch, batch.competing(settings))
-                loss, pairs, total = loss + term, pairs + batch.size, add(total, gradient)
-            progress.advance(len(rows))
+    with spooled(tars, caption, storage, engine) as samples:
+        progress.stage("validation", len(samples) * (1 if prompts else 2), "pairs")
+        if prompts:
+            loss, gradient, pairs = _classified(engine, samples, settings, prompts, progress)
+        else:
+            loss, gradient, pairs = averaged.differentiate(engine, samples, settings, progress)
         progress.end()
         refused = Counter(sample.status for sample in samples.refused)
         digests = torch.from_numpy(np.frombuffer(b"".join(samples.digests), np.uint8).reshape(-1, 16).copy())
     if pairs < 2:
         reasons = ", ".join(f"{count} {status}" for status, count in sorted(refused.items())) or "they are empty"
         raise UsageError(f"--validation: {pairs} pairs of the validation tars can be used; two are needed ({reasons})")
-    gradient = {name: part / pairs for name, part in total.items()}
-    return Validation(gradient, loss / pairs, pairs, dict(sorted(refused.items())), digests)
+    return Validation(gradient, loss, pairs, dict(sorted(refused.items())), digests)
 
 
-def batches(tars: Sequence[Found], settings: ScoreSettings, storage: Storage, engine: Engine) -> Iterator[Batch]:
-    """The batches of the contrastive validation loss."""
+@contextmanager
+def spooled(tars: Sequence[Found], caption: str, storage: Storage, engine: Engine) -> Iterator[Spool]:
+    """The pairs of the validation tars.
+
+    Args:
+        caption: where the caption is, as in the settings.
+    """
     with spool() as samples:
-        _add(samples, tars, storage, settings.caption, engine)
-        for rows in segment(samples.keys, settings.batch_size, settings.seed, 0).batches:
-            batch = load_batch(engine, samples, rows.tolist())
-            if batch.size >= 2:
-                yield batch
+        for found in tars:
+            # The tar's place keeps equal keys of several tars apart.
+            samples.add(read_pairs(found.url, found.name, storage, caption, engine.limits), f"{found.name}/")
+        yield samples
 
 
-def _add(samples: Spool, tars: Sequence[Found], storage: Storage, caption: str, engine: Engine) -> None:
-    for found in tars:
-        # The tar's place keeps equal keys of several tars apart.
-        samples.add(read_pairs(found.url, found.name, storage, caption, engine.limits), f"{found.name}/")
-
-
-def _contrastive(engine: Engine, batch: Batch, captions_B: Tensor | None) -> tuple[float, dict[str, Tensor]]:
-    """Sum of Pos_i / 2 over a batch, and its gradient."""
-    u_BD, v_BD = embed(engine, batch)
-    s_BB = contrastive.logits(u_BD, v_BD, engine.towers.scale)
-    s_BB = (s_BB if captions_B is None else contrastive.mask_equal(s_BB, captions_B)).requires_grad_()
-    loss = contrastive.batch_loss(s_BB) / 2
-    (h_BB,) = torch.autograd.grad(loss, s_BB)
-    (gradient,) = pull_back(engine, batch, [through_logits(h_BB, u_BD, v_BD, engine.towers.scale)])
-    return float(loss.detach()), gradient
+def _classified(
+    engine: Engine, samples: Spool, settings: ScoreSettings, prompts: ClassPrompts, progress: Progress
+) -> tuple[float, dict[str, Tensor], int]:
+    """Mean cross-entropy of the pairs' classes, its gradient, and how many pairs they are."""
+    loss, pairs, total = 0.0, 0, {name: torch.zeros_like(p) for name, p in engine.towers.parameters.items()}
+    for rows in segment(samples.keys, settings.batch_size, settings.seed, 0).batches:
+        batch = load_batch(engine, samples, rows.tolist())
+        if batch.size:
+            term, gradient = _zero_shot(engine, batch, prompts)
+            loss, pairs, total = loss + term, pairs + batch.size, add(total, gradient)
+        progress.advance(len(rows))
+    return loss / max(pairs, 1), {name: part / max(pairs, 1) for name, part in total.items()}, pairs
 
 
 def _zero_shot(engine: Engine, batch: Batch, prompts: ClassPrompts) -> tuple[float, dict[str, Tensor]]:

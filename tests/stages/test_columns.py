@@ -121,7 +121,7 @@ def test_columns_of_gradients_are_those_of_autograd(corpus: Path) -> None:
 
 
 def test_harm_adds_the_falls_of_single_validation_losses(corpus: Path) -> None:
-    run, engine, frame = scored(corpus, columns=("harm",), logra_rank=64, segmentations=1)
+    run, engine, frame = scored(corpus, columns=("harm",), logra_rank=64, segmentations=1, validation_segmentations=1)
     a, _, _ = autograd(run, engine)
     found = fit.load_fit(run, engine)
     values = {name: p.clone().requires_grad_() for name, p in engine.towers.parameters.items()}

@@ -132,29 +132,6 @@ def test_the_direction_solves_the_damped_system(corpus: Path) -> None:
     assert meta["validation"]["loss"] == pytest.approx(validation.loss)
 
 
-def test_the_validation_gradient_is_that_of_the_mean_loss_per_pair(corpus: Path) -> None:
-    run, engine = prepare(corpus, trainable="last:1")
-    from ecif.segmentation import segment
-    from ecif.stages.validation import load_validation
-
-    validation = load_validation(run.validation, run.settings, run.storage, engine)
-    values = {name: p.clone().requires_grad_() for name, p in engine.towers.parameters.items()}
-    total: Any = 0.0
-    with spool() as samples:
-        samples.add(
-            read_pairs(str(corpus / "validation.tar"), "validation", run.storage, "txt", engine.limits), "validation/"
-        )
-        for rows in segment(samples.keys, 8, 0, 0).batches:
-            ((image, text),) = load_batch(engine, samples, rows.tolist()).states
-            total = total + contrastive.batch_loss(
-                contrastive.logits(*engine.towers.embed(values, image, text), engine.towers.scale)
-            )
-    loss = total / (2 * 16)
-    assert validation.loss == pytest.approx(float(loss))
-    for name, gradient in zip(values, torch.autograd.grad(loss, list(values.values())), strict=True):
-        torch.testing.assert_close(validation.gradient[name], gradient, rtol=1e-9, atol=1e-12)
-
-
 def test_zero_shot_objective_differentiates_both_towers(corpus: Path) -> None:
     """The gradient of the cross-entropy over class prompts, against autograd of the whole model."""
     import json
