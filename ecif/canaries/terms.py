@@ -114,7 +114,8 @@ def _negative(
     s_KB: Tensor, ds_KB: Tensor, hosts_C: Tensor, new_CK: Tensor, dnew_CK: Tensor, role: NegativeRole
 ) -> Tensor:
     """The negative role of every canary in the rows k != n, (C,), with new_CK and dnew_CK in the place of column n."""
-    rest_KC, mean_KC = _without(s_KB, ds_KB, hosts_C)
+    # To find the rows that need it is to wait for a device, which would rather take the softmax of all.
+    rest_KC, mean_KC = _without(s_KB, ds_KB, hosts_C, all_rows=s_KB.device.type != "cpu")
     odds_KC = new_CK.T - rest_KC
     slope_KC = torch.sigmoid(odds_KC) * (dnew_CK.T - mean_KC)
     if role == "first-order":
@@ -123,7 +124,7 @@ def _negative(
     return slope_KC.scatter(0, hosts_C.unsqueeze(0), 0).sum(0)
 
 
-def _without(s_KB: Tensor, ds_KB: Tensor, hosts_C: Tensor) -> tuple[Tensor, Tensor]:
+def _without(s_KB: Tensor, ds_KB: Tensor, hosts_C: Tensor, *, all_rows: bool) -> tuple[Tensor, Tensor]:
     """L_kn and m_kn of every row k and every host n, (K, C) each; without meaning where k = n."""
     largest_K1, top_K1 = s_KB.max(1, keepdim=True)
     weight_KB = (s_KB - largest_K1).exp_()
@@ -133,9 +134,11 @@ def _without(s_KB: Tensor, ds_KB: Tensor, hosts_C: Tensor) -> tuple[Tensor, Tens
     p_KC = (weight_KB[:, hosts_C] / whole_K1).masked_fill_(owned_KC, 0)
     rest_KC = largest_K1 + whole_K1.log() + torch.log1p(-p_KC)
     mean_KC = (mean_K1 - p_KC * ds_KB[:, hosts_C]) / (1 - p_KC)
-    # Rows in which a host is the hardest negative. In its own row it is the positive, and no other's.
-    numbers_K1 = torch.arange(len(s_KB), device=s_KB.device).unsqueeze(1)
-    rows = (owned_KC & (numbers_K1 != hosts_C)).any(1).nonzero().squeeze(1)
+    rows: Tensor | slice = slice(None)
+    if not all_rows:
+        # Those in which a host is the hardest negative; in its own row it is the positive, and no other's.
+        numbers_K1 = torch.arange(len(s_KB), device=s_KB.device).unsqueeze(1)
+        rows = (owned_KC & (numbers_K1 != hosts_C)).any(1).nonzero().squeeze(1)
     left_RB = s_KB[rows].scatter(1, top_K1[rows], -torch.inf)
     owned_RC = owned_KC[rows]
     rest_KC[rows] = torch.where(owned_RC, torch.logsumexp(left_RB, 1, keepdim=True), rest_KC[rows])

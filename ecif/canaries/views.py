@@ -32,9 +32,8 @@ def with_canary(
         others: for the logits after a step, if the view has them, then for those of its checkpoints: the batch under
             these weights (of no derivative there) and v', (1, D).
     """
-    host = int(captions.hosts_C[0])
-    numbers_B = view.captions_B.clone()
-    numbers_B[host] = captions.captions_C[0]
+    host = captions.hosts_C  # of length one, not a number: a device need not be asked for it
+    numbers_B = view.captions_B.index_copy(0, host, captions.captions_C)
     changes = {name: _change(view.changes[name], batch, captions, number, host) for name, number in directions.items()}
     stepped = [] if view.stepped_BB is None else [view.stepped_BB]
     seen = [
@@ -53,17 +52,17 @@ def with_canary(
 
 def _logits(s_BB: Tensor, batch: Embedded, captions: Captions) -> Tensor:
     columns_CB, rows_CB = logits(batch, s_BB, captions)
-    s_BB, host = s_BB.clone(), captions.hosts_C[0]
-    s_BB[host] = rows_CB[0]
-    s_BB[:, host] = columns_CB[0]
-    return s_BB
+    host = captions.hosts_C
+    return s_BB.index_copy(0, host, rows_CB).index_copy_(1, host, columns_CB.T)
 
 
-def _change(change: Change, batch: Embedded, captions: Captions, number: int, host: int) -> Change:
-    image_BB, text_BB, scale_BB = change.image_BB.clone(), change.text_BB.clone(), change.scale_BB
-    image_BB[:, host] = contrastive.logits(captions.v_CD, batch.du_RBD[number], batch.scale)[0]
-    text_BB[:, host] = contrastive.logits(captions.dv_RCD[number], batch.u_BD, batch.scale)[0]
+def _change(change: Change, batch: Embedded, captions: Captions, number: int, host: Tensor) -> Change:
+    def put(x_BB: Tensor, columns_CB: Tensor) -> Tensor:
+        return x_BB.index_copy(1, host, columns_CB.T)
+
+    image_BB = put(change.image_BB, contrastive.logits(captions.v_CD, batch.du_RBD[number], batch.scale))
+    text_BB = put(change.text_BB, contrastive.logits(captions.dv_RCD[number], batch.u_BD, batch.scale))
+    scale_BB = change.scale_BB
     if isinstance(scale_BB, Tensor):
-        scale_BB = scale_BB.clone()
-        scale_BB[:, host] = contrastive.logits(captions.v_CD, batch.u_BD, batch.dscale_R[number])[0]
+        scale_BB = put(scale_BB, contrastive.logits(captions.v_CD, batch.u_BD, batch.dscale_R[number]))
     return Change(image_BB, text_BB, scale_BB, image_BB + text_BB + scale_BB)

@@ -23,6 +23,7 @@ from ecif.shards.decode import OK
 from ecif.stages.columns import Rows, Wanted
 from ecif.stages.embedding import EmbeddedShard, embed_captions
 from ecif.stages.engine import Engine
+from ecif.stages.transfer import numbers_on
 
 
 def schema(wanted: Wanted) -> dict[str, type[pl.DataType]]:
@@ -40,7 +41,7 @@ class Canaries:
         rows: of the shard. planted: C of them. of_row: number of the canary that a row hosts, -1 for none, (N,).
         directions: those of `rows` that columns ask for by name, numbered. batch: all pairs of the shard along these.
         captions: of the canaries; their hosts are rows of the shard. others: (C, D) by each further embedder.
-        influences: of each segmentation, (K, C), NaN where there is none. sums: by column, (C,).
+        influences_KC: of each segmentation, NaN where there is none. sums: by column, (C,). Both on the device.
     """
 
     rows: Rows
@@ -50,8 +51,8 @@ class Canaries:
     batch: Embedded
     captions: Captions
     others: list[Tensor]
-    influences: np.ndarray
-    sums: dict[str, np.ndarray] = field(default_factory=dict)
+    influences_KC: Tensor
+    sums: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def plant(cls, name: str, engine: Engine, found: EmbeddedShard, rows: Rows, share: float) -> Canaries:
@@ -77,8 +78,9 @@ class Canaries:
         )
         directions = {name: place for place, name in enumerate(named)}
         captions, others = _embed(engine, found, rows, batch, planted, list(named))
-        influences = np.full((rows.settings.segmentations, len(planted)), np.nan)
-        return cls(rows, planted, of_row, directions, batch, captions, others, influences)
+        shape = rows.settings.segmentations, len(planted)
+        influences_KC = torch.full(shape, np.nan, dtype=torch.float64, device=batch.u_BD.device)
+        return cls(rows, planted, of_row, directions, batch, captions, others, influences_KC)
 
     def add(self, k: int, picked: np.ndarray, view: BatchView) -> None:
         """Score the canaries whose hosts are in a batch of segmentation k: the rows `picked`, seen as `view`."""
@@ -86,17 +88,17 @@ class Canaries:
         if not len(places):
             return
         numbers, device = self.of_row[picked[places]], self.batch.u_BD.device
-        batch = self.batch.take(torch.from_numpy(picked))
-        captions = self._captions(numbers, torch.from_numpy(places).to(device))
+        batch, numbers_C = self.batch.take(numbers_on(device, picked)), numbers_on(device, numbers)
+        captions = self._captions(numbers_C, numbers_on(device, places))
         terms = view.terms("influence")
         values = always(terms, Planted.of(batch, terms, captions))
         values |= self._by_detectors(numbers, picked, places, view, batch)
         for name, part in values.items():
-            total = self.sums.setdefault(name, np.full(len(self.planted), np.nan))
-            both = part.double().cpu().numpy()
-            total[numbers] = both if k == 0 else total[numbers] + both
-        of_roles = (values[name].double().cpu().numpy() for name in ("positive_influence", "negative_influence"))
-        self.influences[k, numbers] = sum(of_roles)
+            part_C = part.double()
+            total = self.sums.setdefault(name, torch.full_like(self.influences_KC[0], np.nan))
+            total[numbers_C] = part_C if k == 0 else total[numbers_C] + part_C
+        roles = [values[name].double() for name in ("positive_influence", "negative_influence")]
+        self.influences_KC[k, numbers_C] = roles[0] + roles[1]
 
     def frame(self, name: str, places: Sequence[int], statuses: Sequence[str]) -> pl.DataFrame:
         """The table, after all batches: canaries whose host was scored, in the order of the tar.
@@ -105,13 +107,13 @@ class Canaries:
             name: of the shard. places: of its pairs in the tar. statuses: of these.
         """
         settings, wanted = self.rows.settings, self.rows.sources.wanted
-        scores = {column: total / settings.segmentations for column, total in self.sums.items()}
+        scores = {column: total.cpu().numpy() / settings.segmentations for column, total in self.sums.items()}
         scored = np.array([row for row, status in enumerate(statuses) if status == OK], np.int64)
         kept = np.array([n for n, canary in enumerate(self.planted) if statuses[canary.host] == OK], np.int64)
         if len(kept):
             scores["influence"] = scores["positive_influence"] + scores["negative_influence"]
             if settings.segmentations > 1:
-                scores["influence_se"] = self.influences.std(0, ddof=1) / settings.segmentations**0.5
+                scores["influence_se"] = self.influences_KC.cpu().numpy().std(0, ddof=1) / settings.segmentations**0.5
             finite = np.isfinite(np.float32(np.stack([scores[column] for column in detectors.NAMES]))).all(0)
             kept = kept[finite[kept]]
         if len(kept):
@@ -127,8 +129,7 @@ class Canaries:
             data[column] = pl.Series(np.where(np.isfinite(found), found, np.nan), dtype=pl.Float32, nan_to_null=True)
         return pl.DataFrame(data, schema=columns)
 
-    def _captions(self, numbers: np.ndarray, hosts_C: Tensor) -> Captions:
-        which = torch.from_numpy(numbers)
+    def _captions(self, which: Tensor, hosts_C: Tensor) -> Captions:
         all_ = self.captions
         return Captions(hosts_C, all_.v_CD[which], all_.dv_RCD[:, which], all_.captions_C[which])
 
@@ -140,14 +141,15 @@ class Canaries:
         computes = {name: detectors.load(name) for name in names}
         if not computes:
             return {}
-        rows = torch.from_numpy(picked)
+        device = batch.u_BD.device
+        rows = numbers_on(device, picked)
         others = [
             replace(batch, u_BD=u_ND[rows], v_BD=v_ND[rows], scale=scale)
             for (u_ND, v_ND), scale in zip(self.rows.others, self.rows.sources.scales, strict=True)
         ]
         found: dict[str, list[Tensor]] = {name: [] for name in computes}
         for number, place in zip(numbers, places, strict=True):
-            captions = self._captions(number[None], torch.tensor([place], device=batch.u_BD.device))
+            captions = self._captions(numbers_on(device, number[None]), numbers_on(device, place[None]))
             elsewhere = [(other, v_CD[number][None]) for other, v_CD in zip(others, self.others, strict=True)]
             changed = with_canary(view, batch, captions, self.directions, elsewhere)
             for name, compute in computes.items():

@@ -31,6 +31,7 @@ from ecif.stages.fitted import Fit
 from ecif.stages.harm import validation_rows
 from ecif.stages.reading import read_pairs
 from ecif.stages.spool import spool
+from ecif.stages.transfer import numbers_on
 from ecif.towers import Parameters, State
 
 # rows of a batch -> projected gradients of its pairs by role (positive, negative), (B, K) each
@@ -136,7 +137,8 @@ def load_sources(run: Run, engine: Engine) -> Sources:
         if not run.settings.checkpoints:
             raise UsageError("--columns aum, average_similarity: name the weights of the training run by --checkpoints")
         for url in run.settings.checkpoints:
-            other_engine = load_engine(run.settings.model_copy(update={"pretrained": url}))
+            changes = {"pretrained": url, "micro_batch": engine.micro_batch}
+            other_engine = load_engine(run.settings.model_copy(update=changes))
             embedders.append(_checkpoint(other_engine))
             scales.append(other_engine.towers.scale)
     projection = load_projection(run, engine) if gradients else None
@@ -264,7 +266,7 @@ class Rows:
 
     def batch(self, rows: np.ndarray) -> BatchView:
         """The view of one batch of one segmentation; to be taken once for each."""
-        picked = torch.from_numpy(rows)
+        picked = numbers_on(self.embedded.u_BD.device, rows)
         part = self.embedded.take(picked)
         s_BB = part.logits
         changes = {}
@@ -285,7 +287,7 @@ class Rows:
             self.captions_N[picked],
             changes,
             seen.pop(0).s_BB if self.sources.stepped else None,
-            self._add_gradients(rows, picked),
+            self._add_gradients(rows),
             self.sources.fit.curvature if self.sources.fit else None,
             tuple(seen),
             self.sources.validation_VK,
@@ -326,18 +328,18 @@ class Rows:
     def _along(self, kind: str, picked: Tensor) -> Tensor | None:
         """Derivatives of both roles along the probes of a kind, (P, 2, n)."""
         found = [part[:, picked] for name, part in self.derivatives.items() if name.startswith(f"{kind}/")]
-        return torch.stack(found).to(self.embedded.u_BD.device) if found else None
+        return torch.stack(found) if found else None
 
     def _add_derivatives(self, name: str, picked: Tensor, s_BB: Tensor, ds_BB: Tensor) -> None:
         terms = BatchTerms(s_BB, ds_BB, self.embedded.scale, self.settings.negative_role)
-        both = torch.stack([positive_influence(terms), negative_influence(terms)]).double().cpu()
-        total = self.derivatives.setdefault(name, torch.zeros(2, len(self.embedded.u_BD), dtype=torch.float64))
+        both = torch.stack([positive_influence(terms), negative_influence(terms)]).double()
+        total = self.derivatives.setdefault(name, both.new_zeros(2, len(self.embedded.u_BD)))
         total[:, picked] += both / self.settings.segmentations
 
-    def _add_gradients(self, rows: np.ndarray, picked: Tensor) -> dict[str, Tensor]:
+    def _add_gradients(self, rows: np.ndarray) -> dict[str, Tensor]:
         if self.gradients_of is None:
             return {}
-        both = self.gradients_of(rows.tolist())
+        both, picked = self.gradients_of(rows.tolist()), torch.from_numpy(rows)
         for role, part_BK in both.items():
             shape = len(self.embedded.u_BD), part_BK.shape[1]
             total = self.gradients.setdefault(role, torch.zeros(shape, dtype=part_BK.dtype))

@@ -38,6 +38,7 @@ from ecif.stages.index import pack_index
 from ecif.stages.memory import batch_bounded, bounded
 from ecif.stages.score_table import schema as schema
 from ecif.stages.score_table import to_frame
+from ecif.stages.transfer import numbers_on
 from ecif.stages.upcoming import Upcoming
 from ecif.towers import Parameters
 
@@ -206,8 +207,10 @@ def score_rows(
     n = len(keys)
     good = np.flatnonzero(finite_rows(rows.embedded).cpu().numpy())
     statuses = ["non_finite"] * n
-    sums = {name: np.full(n, np.nan) for name in computes}
-    influences = np.full((settings.segmentations, n), np.nan)
+    device = rows.embedded.u_BD.device
+    # Added up where they are computed: nothing waits for the device between batches.
+    sums = {name: torch.full((n,), np.nan, dtype=torch.float64, device=device) for name in computes}
+    influences_KN = torch.full((settings.segmentations, n), np.nan, dtype=torch.float64, device=device)
     places = np.zeros((3, n), np.uint32)
     good_keys = [keys[row] for row in good]
     for k in range(settings.segmentations):
@@ -220,20 +223,20 @@ def score_rows(
                 for row in picked:
                     statuses[row] = "small_batch"
                 continue
-            view = rows.batch(picked)
-            values = {name: compute(view).double().cpu().numpy() for name, compute in computes.items()}
+            view, places_B = rows.batch(picked), numbers_on(device, picked)
+            values = {name: compute(view).double() for name, compute in computes.items()}
             if canaries is not None:
                 canaries.add(k, picked, view)
-            for name, part in values.items():
-                sums[name][picked] = part if k == 0 else sums[name][picked] + part
-            influences[k, picked] = values["positive_influence"] + values["negative_influence"]
+            for name, part_B in values.items():
+                sums[name][places_B] = part_B if k == 0 else sums[name][places_B] + part_B
+            influences_KN[k, places_B] = values["positive_influence"] + values["negative_influence"]
             if k == 0:
                 for row in picked:
                     statuses[row] = OK
-    scores = {name: total / settings.segmentations for name, total in sums.items()}
+    scores = {name: total.cpu().numpy() / settings.segmentations for name, total in sums.items()}
     scores["influence"] = scores["positive_influence"] + scores["negative_influence"]
     if settings.segmentations > 1:
-        scores["influence_se"] = influences.std(0, ddof=1) / settings.segmentations**0.5
+        scores["influence_se"] = influences_KN.cpu().numpy().std(0, ddof=1) / settings.segmentations**0.5
     required = np.stack([scores[name] for name in detectors.NAMES])
     for row in np.flatnonzero(~np.isfinite(np.float32(required)).all(0)):
         if statuses[row] == OK:

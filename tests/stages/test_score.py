@@ -222,3 +222,15 @@ def test_bf16_stems_give_nearly_the_same_scores(corpus: Path) -> None:
     a, b = (frame.filter(pl.col("status") == "ok")["clip_score"].to_numpy() for frame in (exact, coarse))
     assert np.abs(a - b).max() < 0.02
     assert np.corrcoef(a, b)[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(("trainable", "off"), [("heads", 0.0), ("last:1", 1e-6), ("all", 1e-6)])
+def test_differences_give_the_scores_of_the_derivative(corpus: Path, trainable: str, off: float) -> None:
+    """In float64 they agree to six digits; behind the heads there is nothing to save, and scores are the same."""
+    exact = scores(corpus, trainable=trainable)
+    found = scores(corpus, trainable=trainable, derivative="difference")
+    assert found["status"].equals(exact["status"])
+    for column in ("clip_score", "neg_clip_loss", "positive_influence", "negative_influence", "influence"):
+        want = exact[column].drop_nulls().to_numpy()
+        got = found[column].drop_nulls().to_numpy()
+        np.testing.assert_allclose(got, want, rtol=off, atol=off * np.abs(want).max())
