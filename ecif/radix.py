@@ -2,7 +2,8 @@
 
 The bits of a float32, with the sign bit flipped for positive and all bits flipped for negative numbers, compare like
 the numbers themselves. Their upper 16 bits bin any range of scores with a relative width of at most 1/128: two
-passes of 65,536 bins give an exact rank, one pass a quantile to two digits, in half a megabyte.
+passes of 65,536 bins give an exact rank, one pass a quantile to two digits, in half a megabyte. Bins of many groups are
+counted sparsely.
 """
 
 from __future__ import annotations
@@ -33,3 +34,39 @@ def locate(counts: npt.NDArray[np.int64], n: int) -> tuple[int, int]:
     total = np.cumsum(counts)
     place = int(np.searchsorted(total, n))
     return place, n - int(total[place] - counts[place])
+
+
+class SparseCounts:
+    """How often each code occurs: a group in its upper 16 bits, a bin in the lower ones.
+
+    Memory is that of the distinct codes.
+    """
+
+    def __init__(self) -> None:
+        self._codes: npt.NDArray[np.uint32] = np.zeros(0, dtype=np.uint32)
+        self._counts: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._waiting: list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]] = []
+        self._size = 0
+
+    def add(self, codes: npt.NDArray[np.uint32]) -> None:
+        """Count some more."""
+        distinct, counts = np.unique(codes, return_counts=True)
+        self._waiting.append((distinct, counts))
+        self._size += distinct.size
+        if self._size > max(1 << 20, self._codes.size):  # each merge at least doubles: all of them cost n log n
+            self._merge()
+
+    def _merge(self) -> None:
+        both = np.concatenate([self._codes, *(codes for codes, _ in self._waiting)])
+        counts = np.concatenate([self._counts, *(counts for _, counts in self._waiting)])
+        self._codes, places = np.unique(both, return_inverse=True)
+        self._counts = np.zeros(self._codes.size, dtype=np.int64)
+        np.add.at(self._counts, places, counts)
+        self._waiting, self._size = [], 0
+
+    def of(self, group: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """The bins of a group that occur, sorted, and how often they do."""
+        if self._waiting:
+            self._merge()
+        start, end = np.searchsorted(self._codes, [group << 16, (group + 1) << 16])
+        return self._codes[start:end] & np.uint32(0xFFFF), self._counts[start:end]

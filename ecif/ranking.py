@@ -7,11 +7,12 @@ are then looked at one by one: by uid, then key, then shard, then index. Where m
 identities are narrowed by the same idea, two bytes a pass.
 
 On object storage a pass is a request for every shard, and requests are what the cut waits for. So what a pass has seen
-is held while there is room: the scores themselves from the first, and of shards beyond that, from the second, which
-lower bits occur in the bins. The second pass reads only shards whose scores are not held, and the ties are looked for
-only in shards that may have one. A corpus that fits is read once, a larger one up to twice, and the few shards of the
-ties once more. The trade-off is up to 300 MB against these requests; where the room ends, more shards are read, and
-what is found is the same. Groups are counted sparsely: memory grows with the bins that occur in them.
+is held while there is room: the scores themselves from the first, and of shards beyond that, from the second, the lower
+bits in the bins. The second pass reads only shards whose scores are not held, and the ties are looked for only in
+shards that may have one. A corpus that fits is read once, a larger one up to twice, and the few shards of the ties once
+more. What goes of every shard follows from the same, so nobody has to read the tables to count it. The trade-off is up
+to 300 MB against these requests; where the room ends, more shards are read, and what is found is the same. Groups are
+counted sparsely: memory grows with the bins that occur in them.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ import numpy.typing as npt
 import polars as pl
 
 from ecif.errors import UsageError
+from ecif.policy.census import NEEDED, Census
 from ecif.policy.rule import Rule, View
 from ecif.policy.tables import Tables
-from ecif.radix import from_image, image, locate
+from ecif.radix import SparseCounts, from_image, image, locate
 from ecif.scores import IDENTITY, Identity, identities
 
 VALUES_HELD = 1 << 25  # scores in memory from the first pass, 6 bytes each
@@ -43,36 +45,17 @@ Place = tuple[float, Identity]
 """A score, and the identity of the pair up to which those that tie at it go."""
 
 
-class _Tally:
-    """How often each code occurs, sparsely; memory is that of the distinct codes."""
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """The k worst pairs of every group.
 
-    def __init__(self) -> None:
-        self._codes: npt.NDArray[np.uint32] = np.zeros(0, dtype=np.uint32)
-        self._counts: Counts = np.zeros(0, dtype=np.int64)
-        self._waiting: list[tuple[npt.NDArray[np.uint32], Counts]] = []
-        self._size = 0
+    Attributes:
+        places: for every group score and identity of its k-th worst pair; None for k = 0.
+        gone: how many pairs of each shard lie up to there; without shards of which only their tables tell.
+    """
 
-    def add(self, codes: npt.NDArray[np.uint32]) -> None:
-        distinct, counts = np.unique(codes, return_counts=True)
-        self._waiting.append((distinct, counts))
-        self._size += distinct.size
-        if self._size > max(1 << 20, self._codes.size):  # each merge at least doubles: all of them cost n log n
-            self._merge()
-
-    def _merge(self) -> None:
-        both = np.concatenate([self._codes, *(codes for codes, _ in self._waiting)])
-        counts = np.concatenate([self._counts, *(counts for _, counts in self._waiting)])
-        self._codes, places = np.unique(both, return_inverse=True)
-        self._counts = np.zeros(self._codes.size, dtype=np.int64)
-        np.add.at(self._counts, places, counts)
-        self._waiting, self._size = [], 0
-
-    def of(self, group: int) -> tuple[npt.NDArray[np.uint32], Counts]:
-        """The lower 16 bits of the codes whose upper 16 bits are `group`, sorted, and how often they occur."""
-        if self._waiting:
-            self._merge()
-        start, end = np.searchsorted(self._codes, [group << 16, (group + 1) << 16])
-        return self._codes[start:end] & np.uint32(0xFFFF), self._counts[start:end]
+    places: list[Place | None]
+    gone: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +64,7 @@ class Ranking:
 
     Attributes:
         tables, rule: what is ranked, and by what.
-        n_rows, n_ok: pairs of the corpus, and those with a score.
+        census: what the tables hold, by shard.
         groups: their names, in the order in which they were met; one, None, where the rule has no groups.
         counts: (groups,) candidates.
         held: by shard worseness and group of the candidates, for as many shards as there was room.
@@ -89,12 +72,11 @@ class Ranking:
 
     tables: Tables
     rule: Rule
-    n_rows: int
-    n_ok: int
+    census: Census
     groups: tuple[str | None, ...]
     counts: Counts
     held: Mapping[str, tuple[Values, Codes]]
-    _upper: _Tally
+    _upper: SparseCounts
     _code: Mapping[str | None, int] = field(repr=False)
 
     @classmethod
@@ -105,13 +87,14 @@ class Ranking:
             InputError: a file is not a score table, or a row marked ok has no finite score.
             UsageError: there are too many groups.
         """
-        upper, n_rows, n_ok = _Tally(), 0, 0
+        upper, census = SparseCounts(), Census(rule.by)
         code: dict[str | None, int] = {} if rule.by else {None: 0}
         counts = np.zeros(MOST_GROUPS, dtype=np.int64)
         held: dict[str, tuple[Values, Codes]] = {}
         room = VALUES_HELD
-        for name, table in tables.stream(rule):
+        for name, table in tables.stream(rule, extra=NEEDED):
             view = rule.view(table, tables.scores[name])
+            census.add(name, table, view)
             if view.groups is not None:
                 for group in view.groups.unique(maintain_order=True):
                     code.setdefault(group, len(code))
@@ -123,23 +106,34 @@ class Ranking:
             codes = _codes(view, code)
             upper.add(_joined(codes, image(view.worse) >> np.uint32(16)))
             counts += np.bincount(codes, minlength=MOST_GROUPS)
-            n_rows += table.height
-            n_ok += view.scored
             if view.worse.size <= room:
                 held[name] = view.worse, codes
                 room -= view.worse.size
-        return cls(tables, rule, n_rows, n_ok, tuple(code), counts[: len(code)], held, upper, code)
+        return cls(tables, rule, census, tuple(code), counts[: len(code)], held, upper, code)
 
-    def count_worse(self, threshold: float) -> Counts:
-        """(groups,) how many candidates are strictly worse than a threshold."""
+    @property
+    def n_rows(self) -> int:
+        """Pairs of the corpus."""
+        return sum(self.census.rows)
+
+    @property
+    def n_ok(self) -> int:
+        """Pairs with a score."""
+        return sum(self.census.scored)
+
+    def count_worse(self, threshold: float) -> tuple[Counts, dict[str, int]]:
+        """How many candidates are strictly worse than a threshold, (groups,) and by shard."""
         cut = -threshold if self.rule.higher_is_worse else threshold
         found = np.zeros(len(self.groups), dtype=np.int64)
-        for _, worse, codes in self._values():
-            found += np.bincount(codes[worse.astype(np.float64) < cut], minlength=found.size)
-        return found
+        by_shard = {}
+        for name, worse, codes in self._values():
+            beyond = worse.astype(np.float64) < cut
+            found += np.bincount(codes[beyond], minlength=found.size)
+            by_shard[name] = int(beyond.sum())
+        return found, by_shard
 
-    def worst(self, ks: Sequence[int]) -> list[Place | None]:
-        """For every group score and identity of its k-th worst pair; None for k = 0.
+    def worst(self, ks: Sequence[int]) -> Worst:
+        """The k worst pairs of every group.
 
         Args:
             ks: (groups,) 0 <= k <= candidates of the group.
@@ -153,62 +147,90 @@ class Ranking:
                 high[group] = bins[place]
         lower, seen = self._lower(high)
         levels = np.full(high.size, np.nan, dtype=np.float32)
-        codes = np.zeros(high.size, dtype=np.uint32)
+        bits = np.zeros(high.size, dtype=np.uint32)  # the lower halves of the levels
         ties = np.zeros(high.size, dtype=np.int64)
         for group in np.flatnonzero(high >= 0).tolist():
-            bits, counts = lower.of(group)
+            found, counts = lower.of(group)
             place, left[group] = locate(counts, int(left[group]))
-            levels[group] = from_image(int(high[group]) << 16 | int(bits[place]))
-            codes[group] = group << 16 | int(bits[place])
+            levels[group] = from_image(int(high[group]) << 16 | int(found[place]))
+            bits[group] = found[place]
             ties[group] = counts[place]
-
-        def may_tie(name: str) -> bool:
+        gone: dict[str, int] = {}
+        names = []
+        for name in self.census.shards:
             if name in self.held:
                 worse, of = self.held[name]
-                return bool((worse == levels[of]).any())
-            return name not in seen or bool(np.isin(codes[high >= 0], seen[name]).any())
-
-        names = [name for name in self.tables.scores if may_tie(name)] if (high >= 0).any() else []
-        found = self._identities(names, levels, left, ties)
+                gone[name], tied = int((worse < levels[of]).sum()), (worse == levels[of]).any()
+            elif name in seen:
+                beyond, codes = seen[name]
+                of_bin, level = codes & np.uint32(0xFFFF), bits[codes >> 16]
+                gone[name], tied = beyond + int((of_bin < level).sum()), (of_bin == level).any()
+            elif not (tied := (high >= 0).any()):
+                gone[name] = 0
+            if tied:
+                names.append(name)
+        identities_of = self._identities(names, levels, left, ties, gone)
         sign = -1 if self.rule.higher_is_worse else 1
-        return [
-            (float(sign * levels[group]) + 0.0, found[group]) if group in found else None for group in range(high.size)
+        places = [
+            (float(sign * levels[group]) + 0.0, identities_of[group]) if group in identities_of else None
+            for group in range(high.size)
         ]
+        return Worst(places, gone)
 
-    def _lower(self, high: Counts) -> tuple[_Tally, dict[str, npt.NDArray[np.uint32]]]:
-        """The second pass: the lower bits in each group's bin, and which of them occur in shards that are not held."""
-        tally = _Tally()
-        seen: dict[str, npt.NDArray[np.uint32]] = {}
+    def _lower(self, high: Counts) -> tuple[SparseCounts, dict[str, tuple[int, npt.NDArray[np.uint32]]]]:
+        """The second pass: the lower bits in each group's bin.
+
+        Of shards that are not held also, while there is room, how many pairs are worse than their bin, and these bits.
+        """
+        tally = SparseCounts()
+        seen: dict[str, tuple[int, npt.NDArray[np.uint32]]] = {}
         room = BITS_HELD
         for name, worse, codes in self._values() if (high >= 0).any() else ():
             bits = image(worse)
-            inside = (bits >> 16) == high[codes]
+            upper, bound = bits >> 16, high[codes]
+            inside = upper == bound
             of_bin = _joined(codes[inside], bits[inside] & np.uint32(0xFFFF))
             tally.add(of_bin)
-            if name not in self.held and (distinct := np.unique(of_bin)).size <= room:
-                seen[name] = distinct
-                room -= distinct.size
+            if name not in self.held and of_bin.size <= room:
+                seen[name] = int((upper < bound).sum()), of_bin
+                room -= of_bin.size
         return tally, seen
 
-    def _identities(self, names: Collection[str], levels: Values, left: Counts, ties: Counts) -> dict[int, Identity]:
-        """For each group the `left`-th identity of the `ties` pairs at its level; all are in the shards named."""
+    def _identities(
+        self, names: Collection[str], levels: Values, left: Counts, ties: Counts, gone: dict[str, int]
+    ) -> dict[int, Identity]:
+        """For each group the `left`-th identity of the `ties` pairs at its level; all are in the shards named.
+
+        Those up to there are added to what is `gone` of their shards, where that is known.
+        """
         found: dict[int, Identity] = {}
         batch: list[int] = []
         for group in np.flatnonzero(ties).tolist():
             if ties[group] > TIES_HELD:
                 found[group] = self._narrowed(names, levels, group, int(left[group]), int(ties[group]))
+                for name in names:
+                    gone.pop(name, None)
                 continue
             if batch and ties[[*batch, group]].sum() > TIES_HELD:
-                found |= self._batch(names, levels, left, batch)
+                found |= self._batch(names, levels, left, batch, gone)
                 batch = []
             batch.append(group)
-        return found | self._batch(names, levels, left, batch) if batch else found
+        return found | self._batch(names, levels, left, batch, gone) if batch else found
 
-    def _batch(self, names: Collection[str], levels: Values, left: Counts, groups: list[int]) -> dict[int, Identity]:
-        tied: dict[int, list[Identity]] = {group: [] for group in groups}
-        for group, identity in self._ties(names, levels, groups):
-            tied[group].append(identity)
-        return {group: sorted(tied[group])[int(left[group]) - 1] for group in groups}
+    def _batch(
+        self, names: Collection[str], levels: Values, left: Counts, groups: list[int], gone: dict[str, int]
+    ) -> dict[int, Identity]:
+        tied: dict[int, list[tuple[Identity, str]]] = {group: [] for group in groups}
+        for group, identity, name in self._ties(names, levels, groups):
+            tied[group].append((identity, name))
+        found = {}
+        for group, pairs in tied.items():
+            ordered = sorted(pairs)
+            last = found[group] = ordered[int(left[group]) - 1][0]
+            for identity, name in ordered:
+                if identity <= last and name in gone:
+                    gone[name] += 1
+        return found
 
     def _narrowed(self, names: Collection[str], levels: Values, group: int, n: int, count: int) -> Identity:
         """The n-th identity of `count` pairs, more than may be held."""
@@ -216,25 +238,26 @@ class Ranking:
         while count > TIES_HELD:
             end = len(prefix) + _STEP
             found = Counter(
-                _sortable(identity)[len(prefix) : end] for _, identity in self._ties(names, levels, [group], prefix)
+                _sortable(identity)[len(prefix) : end] for _, identity, _ in self._ties(names, levels, [group], prefix)
             )
             steps = sorted(found)
             place, n = locate(np.array([found[step] for step in steps], dtype=np.int64), n)
             prefix, count = prefix + steps[place], found[steps[place]]
             if len(prefix) < end:
                 break  # the identities have ended: all that are left are equal
-        return sorted(identity for _, identity in self._ties(names, levels, [group], prefix))[n - 1]
+        return sorted(identity for _, identity, _ in self._ties(names, levels, [group], prefix))[n - 1]
 
     def _ties(
         self, names: Collection[str], levels: Values, groups: list[int], prefix: bytes = b""
-    ) -> Iterator[tuple[int, Identity]]:
+    ) -> Iterator[tuple[int, Identity, str]]:
+        """The pairs of these groups at their levels: group, identity, and the name of the shard."""
         wanted = np.full(levels.size, np.nan, dtype=np.float32)
         wanted[groups] = levels[groups]
-        for _, table, view, codes in self._read(names, *IDENTITY):
+        for name, table, view, codes in self._read(names, *IDENTITY):
             at = np.flatnonzero(view.worse == wanted[codes])
             for group, identity in zip(codes[at].tolist(), identities(table, view.rows[at]), strict=True):
                 if _sortable(identity).startswith(prefix):
-                    yield group, identity
+                    yield group, identity, name
 
     def _values(self) -> Iterator[tuple[str, Values, Codes]]:
         """Every shard, its worseness and groups; what is held is not read."""

@@ -11,9 +11,11 @@ and the decision alone, in any order, on any machine, and also for shards that a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,26 +24,45 @@ import polars as pl
 from ecif.calibration.learned import Model
 from ecif.detectors import facts
 from ecif.errors import UsageError
+from ecif.policy.census import Census
 from ecif.policy.decision import Decision, GroupCut
 from ecif.policy.rule import Rule, View
 from ecif.policy.settings import CUTS, PolicySettings
 from ecif.policy.tables import Tables
 from ecif.ranking import Ranking
-from ecif.scores import IDENTITY, Identity, identities, stream_scores, worseness
+from ecif.scores import IDENTITY, Identity, identities
 from ecif.storage import Storage
 
-__all__ = ["IDENTITY", "Decision", "GroupCut", "choose", "dropped_mask", "ranks", "stream_scores", "worseness"]
+__all__ = ["IDENTITY", "Cut", "Decision", "GroupCut", "choose", "dropped_mask", "make_cut", "ranks"]
 
 Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A decision, and what is known of the shards without another look at their tables.
+
+    Attributes:
+        census: of the score tables.
+        gone: pairs that its score drops, by shard; without shards of which only their tables tell.
+        by_group: pairs that it drops, by group; one group, None, without groups.
+    """
+
+    decision: Decision
+    census: Census
+    gone: Mapping[str, int]
+    by_group: Mapping[str | None, int]
+
 
 NEEDED = "a decision needs a policy: give --drop, --keep, --threshold, --where, --dedup, --denylist or --overrides"
 
 
-def dropped_mask(scores: pl.DataFrame, decision: Decision) -> pl.Series:
+def dropped_mask(scores: pl.DataFrame, decision: Decision, view: View | None = None) -> pl.Series:
     """Which rows of one shard's score table the decision drops; rows without a score never are.
 
     Args:
         scores: n rows with `IDENTITY` and what `decision.rule` looks at (`policy.tables`).
+        view: what that rule makes of them, where it has been asked already.
 
     Returns:
         n booleans, in the order of the rows.
@@ -49,7 +70,7 @@ def dropped_mask(scores: pl.DataFrame, decision: Decision) -> pl.Series:
     Raises:
         InputError: a row marked ok has no finite score.
     """
-    view = _view(scores, decision)
+    view = view or _view(scores, decision)
     mask = np.zeros(scores.height, dtype=bool)
     if decision.every:
         mask[view.rows] = True
@@ -96,7 +117,12 @@ def _view(scores: pl.DataFrame, decision: Decision) -> View:
     return decision.rule.view(scores, where)
 
 
-def choose(
+def choose(storage: Storage, scores: Mapping[str, str], policy: PolicySettings, **more: Any) -> Decision:
+    """The decision of `make_cut`, whose arguments these are."""
+    return make_cut(storage, scores, policy, **more).decision
+
+
+def make_cut(
     storage: Storage,
     scores: Mapping[str, str],
     policy: PolicySettings,
@@ -107,7 +133,7 @@ def choose(
     beside: Mapping[str, str] = MappingProxyType({}),
     model: Model | None = None,
     threshold: float | None = None,
-) -> Decision:
+) -> Cut:
     """Turn a policy into a cut, exactly.
 
     A fraction drops floor(fraction * candidates), or keeps so many; a count likewise; ties go by uid, then key, shard
@@ -136,17 +162,26 @@ def choose(
     rule = Rule(policy.detector, worse, policy.rank_by, policy.where, policy.by, model=model)
     tables = Tables(storage, scores, beside)
     tables.check(rule)
-    ranking = Ranking.read(tables, rule)
-    sizes = _sizes(policy, at, ranking)
+    ranking = candidates = Ranking.read(tables, rule)
+    places: list[tuple[float | None, Identity | None]] = []
+    gone: Mapping[str, int]
+    if at is not None:
+        counted, gone = ranking.count_worse(at)
+        sizes = [int(n) for n in counted]
+        places = [(at, None)] * len(sizes)
+    else:
+        sizes = _sizes(policy, ranking)
     every = bool(policy.where) and policy.cut is None and policy.control is None
-    if policy.control is not None:
+    if every:
+        gone = dict(zip(ranking.census.shards, ranking.census.candidates, strict=True))
+    elif policy.control is not None:
         rule = Rule(policy.detector, False, by=policy.by, control=policy.control)
         by_policy = dict(zip(ranking.groups, sizes, strict=True))
-        chance = Ranking.read(tables, rule)
-        sizes = [by_policy.get(group, 0) for group in chance.groups]
-        places, candidates = _places(None, chance, sizes), chance
-    else:
-        places, candidates = ([] if every else _places(at, ranking, sizes)), ranking
+        candidates = Ranking.read(tables, rule)
+        sizes = [by_policy.get(group, 0) for group in candidates.groups]
+    if policy.control is not None or (at is None and not every):
+        worst = candidates.worst(sizes)
+        places, gone = [place or (None, None) for place in worst.places], worst.gone
     groups: tuple[GroupCut, ...] = ()
     # A threshold is the same in every group, also in one that comes later: then groups are only for the reader.
     grouped = bool(policy.by) and not every and (at is None or policy.control is not None)
@@ -156,7 +191,7 @@ def choose(
             for group, place, n, size in zip(candidates.groups, places, map(int, candidates.counts), sizes, strict=True)
         ]
         groups = tuple(sorted(cuts, key=lambda cut: (cut.group is not None, cut.group or "")))
-    cut, tie = places[0] if places and not grouped else (None, None)
+    at_all, tie = places[0] if places and not grouped else (None, None)
     n_candidates = int(candidates.counts.sum())
     given = policy.model_dump(
         mode="json",
@@ -164,7 +199,7 @@ def choose(
         exclude_none=True,
         exclude_defaults=True,
     )
-    return Decision(
+    decision = Decision(
         key=key,
         score_key=score_key,
         fit_key=fit_key,
@@ -172,7 +207,7 @@ def choose(
         higher_is_worse=rule.higher_is_worse,
         policy=given,
         unscored=policy.unscored,
-        threshold=cut,
+        threshold=at_all,
         tie=tie,
         n_rows=ranking.n_rows,
         n_ok=ranking.n_ok,
@@ -188,12 +223,11 @@ def choose(
         model=None if rule.model is None else rule.model.to_json(),
         candidates=None if n_candidates == ranking.n_ok else n_candidates,
     )
+    return Cut(decision, candidates.census, gone, dict(zip(candidates.groups, sizes, strict=True)))
 
 
-def _sizes(policy: PolicySettings, at: float | None, ranking: Ranking) -> list[int]:
-    """How many pairs of each group go; `at` is the threshold, if that is what was asked for."""
-    if at is not None:
-        return [int(n) for n in ranking.count_worse(at)]
+def _sizes(policy: PolicySettings, ranking: Ranking) -> list[int]:
+    """How many pairs of each group go, where no threshold says it."""
     counts = [int(n) for n in ranking.counts]
     if policy.cut is None:
         return counts if policy.where else [0] * len(counts)
@@ -210,15 +244,6 @@ def _sizes(policy: PolicySettings, at: float | None, ranking: Ranking) -> list[i
             where = f" of the group {group!r}" if policy.by else ""
             raise UsageError(f"--drop-count {count} is more than the {n} {what}{where}")
     return [count] * len(counts)
-
-
-def _places(
-    threshold: float | None, ranking: Ranking, sizes: Sequence[int]
-) -> list[tuple[float | None, Identity | None]]:
-    """Threshold and tie of each group."""
-    if threshold is not None:
-        return [(threshold, None)] * len(sizes)
-    return [place or (None, None) for place in ranking.worst(sizes)]
 
 
 def _part(fraction: Decimal, whole: int) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,12 @@ RULE = Rule("influence", False)
 TIED = 2_000
 
 
+def by_shard(frames: dict[str, pl.DataFrame], rows: list[dict[str, Any]]) -> dict[str, int]:
+    """How many of these rows lie in each shard."""
+    found = Counter(row["shard"] for row in rows)
+    return {name: found[name] for name in frames}
+
+
 @settings(max_examples=60, deadline=None)
 @given(corpora, rooms, st.integers(0, 3) | st.just(PLENTY), st.booleans(), st.data())
 def test_the_kth_worst_is_the_kth_of_all_sorted(
@@ -39,9 +47,14 @@ def test_the_kth_worst_is_the_kth_of_all_sorted(
     with tempfile.TemporaryDirectory() as folder, room(*held, ties):
         found = Ranking.read(Tables(Storage(), write(Path(folder), frames)), rule)
         last = expected[k - 1]
-        assert found.worst([k]) == [(last["influence"], tuple(last[name] for name in IDENTITY))]
+        worst = found.worst([k])
+        assert worst.places == [(last["influence"], tuple(last[name] for name in IDENTITY))]
+        assert worst.gone.items() <= by_shard(frames, expected[:k]).items()
+        assert ties != PLENTY or max(held) < PLENTY or set(worst.gone) == set(frames)
         worse = [row for row in expected if sign * row["influence"] < sign * last["influence"]]
-        assert found.count_worse(last["influence"]).tolist() == [len(worse)]
+        counted, of_shards = found.count_worse(last["influence"])
+        assert (counted.tolist(), of_shards) == ([len(worse)], by_shard(frames, worse))
+        assert (found.worst([0]).places, found.worst([0]).gone) == ([None], by_shard(frames, []))
     assert (found.n_ok, found.n_rows) == (len(expected), sum(map(len, corpus)))
 
 
@@ -58,7 +71,7 @@ def test_a_table_is_read_again_only_for_what_is_not_known(
     storage = Counting()
     with tempfile.TemporaryDirectory() as folder, room(PLENTY if fits else 0, PLENTY):
         scores = write(Path(folder), frames)
-        (found,) = Ranking.read(Tables(storage, scores), RULE).worst([k])
+        (found,) = Ranking.read(Tables(storage, scores), RULE).worst([k]).places
     assert found
     level = found[0]
     values = {name: frame["influence"].drop_nulls().to_list() for name, frame in frames.items()}
@@ -95,7 +108,7 @@ def test_how_often_each_table_is_read(tmp_path: Path, held: tuple[int, int, int]
     scores = write(tmp_path, {name: table(name, content) for name, content in MIXED.items()})
     storage = Counting()
     with room(*held):
-        (found,) = Ranking.read(Tables(storage, scores), RULE).worst([2])
+        (found,) = Ranking.read(Tables(storage, scores), RULE).worst([2]).places
     assert found
     level, tie = found
     assert (level, tie[0]) == (TIE, "b")
@@ -107,7 +120,7 @@ def test_counting_up_to_a_threshold_reads_what_is_not_held(tmp_path: Path, value
     scores = write(tmp_path, {name: table(name, MIXED[name]) for name in ("close", "one", "other")})
     storage = Counting()
     with room(values, PLENTY):
-        assert Ranking.read(Tables(storage, scores), RULE).count_worse(0.6).tolist() == [4]
+        assert Ranking.read(Tables(storage, scores), RULE).count_worse(0.6)[0].tolist() == [4]
     assert set(storage.times(scores).values()) == {reads}
 
 
@@ -129,7 +142,7 @@ def test_ties_are_settled_in_bounded_memory(
     assume(expected)
     k = data.draw(st.integers(1, len(expected)))
     with tempfile.TemporaryDirectory() as folder, room(*held, ties):
-        (found,) = Ranking.read(Tables(Storage(), write(Path(folder), frames)), RULE).worst([k])
+        (found,) = Ranking.read(Tables(Storage(), write(Path(folder), frames)), RULE).worst([k]).places
     assert found
     assert found[1] == tuple(expected[k - 1][name] for name in IDENTITY)
 
@@ -147,7 +160,7 @@ def test_narrowing_never_holds_more_than_it_may(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(ranking, "TIES_HELD", 50)
     monkeypatch.setattr(ranking, "sorted", sorting, raising=False)
-    (found,) = Ranking.read(Tables(Storage(), scores), RULE).worst([600])
+    (found,) = Ranking.read(Tables(Storage(), scores), RULE).worst([600]).places
     assert found
     threshold, tie = found
     assert threshold == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from decimal import Decimal
 from pathlib import Path
@@ -14,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecif import selection
+from ecif.agreement import canonical
 from ecif.detectors import Facts
 from ecif.errors import InputError, UsageError
 from ecif.policy.settings import PolicySettings
 from ecif.selection import Decision, choose, dropped_mask, ranks
 from ecif.storage import Storage
-from tests.scored import Row, corpora, few, room, rooms, rows, sorted_rows, table, write
+from tests.scored import PLENTY, SCHEMA, Row, corpora, few, room, rooms, rows, sorted_rows, table, write
 
 NAMES: Any = {"key": "d", "score_key": "s", "fit_key": "f"}
 
@@ -242,3 +244,39 @@ def test_a_file_that_holds_no_scores_is_named(tmp_path: Path) -> None:
             PolicySettings(detector="influence", drop=Decimal(0)),
             **NAMES,
         )
+
+
+VALUES = (0.0, -0.0, 0.5, -1e-45, 1e-45, -3e38, 3e38, 0.1, None, float("nan"))
+
+
+def frozen_table(shard: int) -> pl.DataFrame:
+    """Ties, zeros of both signs, denormals, uids and keys that occur twice, and rows without a score."""
+    scores = [VALUES[(shard * 13 + i * i) % 10] for i in range(40 + shard)]
+    columns = {
+        "uid": [f"{(shard * 37 + i * 7919) % 101:03d}" for i in range(len(scores))],
+        "key": [f"{i % 30:05d}" for i in range(len(scores))],
+        "shard": [f"{shard:05d}"] * len(scores),
+        "index": list(range(len(scores))),
+        "status": ["ok" if score is not None and score == score else "small_batch" for score in scores],
+        "influence": scores,
+    }
+    return pl.DataFrame(columns, schema=SCHEMA)
+
+
+@pytest.mark.parametrize("held", [(PLENTY, PLENTY, PLENTY), (50, 3, 2)])
+def test_a_decision_keeps_its_bytes_from_version_to_version(tmp_path: Path, held: tuple[int, int, int]) -> None:
+    """An output is bound to them, so the same tables and policy give them for ever."""
+    policies: list[dict[str, Any]] = [
+        {"drop": "0.1"},
+        {"keep": "0.37"},
+        {"keep_count": 25, "by": "shard"},
+        {"threshold": 0.1},
+        {"where": "influence < 0.2", "drop": "0.5"},
+        {"drop": "0.25", "control": 3},
+        {"rank_by": "-influence", "drop_count": 17, "unscored": "drop"},
+    ]
+    scores = write(tmp_path, {f"{shard:05d}": frozen_table(shard) for shard in range(5)})
+    with room(*held):
+        made = [choose(Storage(), scores, PolicySettings(**{"detector": "influence", **p}), **NAMES) for p in policies]
+    written = b"".join(canonical(one.to_json()) for one in made)
+    assert hashlib.sha256(written).hexdigest() == "7de4b6292ba73fe3261765e651b370073ba94860c066a6264635d75932ea4b71"

@@ -20,9 +20,9 @@ BLOCK = 8 * 2**20  # bytes of a ranged read and of a part
 PAGE = 1_000  # objects of a listing's page
 # Objects that lie beside each other and are listed together: tar, table and statistics of a shard.
 BESIDE = 3
-# Small files that the parent reads for every shard, once: statistics for the inventory, the score table for the guard
-# and for the report, the manifest. What the cut reads is in `_readings`.
-READS = {"inventory": 1, "guard": 1, "report": 1, "manifest": 1}
+# Small files that the parent reads for every shard, once: statistics for the inventory, the score table for the report,
+# the manifest. What the cut and the guard read is in `_readings`.
+READS = {"inventory": 1, "report": 1, "manifest": 1}
 # Small requests of a worker for every shard: two looks and a put for each object (table; tar, statistics, ledger and
 # manifest), and the manifest and the table that writing begins with.
 WORKER_GETS = {"score": 2, "write": 10}
@@ -114,10 +114,10 @@ def cost(pairs: float, a: Assumed) -> dict[str, float]:
 
 
 def _readings(pairs: float, shards: int) -> int:
-    """How often the cut reads a score table (`ecif.ranking`); its second bound holds some 300 numbers a shard."""
+    """How often cut and guard read a score table (`ecif.ranking`); its second bound holds some 300 numbers a shard."""
     if pairs <= VALUES_HELD:
         return 1
-    return 2 if 300 * shards <= BITS_HELD else 3
+    return 2 if 300 * shards <= BITS_HELD else 4
 
 
 def assumed(given: Mapping[str, object]) -> Assumed:

@@ -52,11 +52,11 @@ def _calibrate(
     from rich.console import Console
 
     from ecif.calibration import state
-    from ecif.stages import plan as stage
+    from ecif.stages import scored
 
-    score_key = scores or stage.only_score_key(layout, storage)
+    score_key = scores or scored.only_score_key(layout, storage)
     if share is None:
-        share = float(stage.score_meta(layout, storage, score_key)["settings"].get("canaries", 0.0))
+        share = float(scored.score_meta(layout, storage, score_key)["settings"].get("canaries", 0.0))
     found = state.calibrate(layout, storage, score_key, keys.canary_key(score_key, share), progress=show)
     value = {"calibration": layout.calibration(found.key), **found.to_json()}
     del value["curves"]  # the file has them

@@ -99,14 +99,16 @@ def apply(
     from ecif.interop.loaders import write_index
     from ecif.stages import loop, outcome
     from ecif.stages import plan as stage
+    from ecif.stages.scored import limits as saved_limits
+    from ecif.stages.scored import scored_shards
     from ecif.stages.write import write_shard
 
     chosen = stage.load_decision(layout, storage, decision)
     show = progress.choose(wants_json(usual))
     outcome.check(layout, storage, chosen, given.guard, show)
     stage.mark_applied(layout, storage, chosen, given)
-    limits = stage.limits(layout, storage, chosen.score_key)
-    scored = stage.scored_shards(layout, storage, chosen.score_key)
+    limits = saved_limits(layout, storage, chosen.score_key)
+    scored = scored_shards(layout, storage, chosen.score_key)
     done = manifest.done(layout, storage)
     shards = inventory.load(layout, storage).shards
     todo = [shard for shard in shards if shard.name in scored and shard.name not in done]
@@ -154,11 +156,12 @@ def _apply_dry(layout: Layout, trial: Rehearsal, given: ApplySettings, key: str 
     from ecif import inventory, manifest
     from ecif.stages import outcome
     from ecif.stages import plan as stage
+    from ecif.stages.scored import scored_shards
 
     chosen = stage.load_decision(layout, trial, key)
     outcome.check(layout, trial, chosen, given.guard)
     stage.mark_applied(layout, trial, chosen, given)  # refuses what apply would refuse
-    scored, done = stage.scored_shards(layout, trial, chosen.score_key), manifest.done(layout, trial)
+    scored, done = scored_shards(layout, trial, chosen.score_key), manifest.done(layout, trial)
     todo = [one for one in inventory.load(layout, trial).shards if one.name in scored and one.name not in done]
     return dry.would([dry.writing(todo, chosen, layout, given.write)])
 
@@ -215,13 +218,14 @@ def _report(
 ) -> Answer:
     from ecif import inventory
     from ecif.report import build_report
-    from ecif.stages import plan as stage
+    from ecif.stages.plan import load_decision
+    from ecif.stages.scored import only_score_key
 
     listing = inventory.load(layout, storage)
     chosen = None
     if decision is not None or (scores is None and storage.list(layout.decisions(), ".json")):
-        chosen = stage.load_decision(layout, storage, decision)
-    key = chosen.score_key if chosen else scores or stage.only_score_key(layout, storage)
+        chosen = load_decision(layout, storage, decision)
+    key = chosen.score_key if chosen else scores or only_score_key(layout, storage)
     page = build_report(layout, storage, listing, chosen, key, progress=show, shown=pairs)
     storage.publish(layout.report(), page, replace=True)
     value = {"report": layout.report(), "score_key": key, "decision_key": chosen.key if chosen else None}

@@ -18,7 +18,8 @@ from ecif.effects.judging import HeldOut, judge
 from ecif.effects.study import Cell, Study
 from ecif.errors import InputError
 from ecif.progress import Progress, Silent
-from ecif.stages import plan as planning
+from ecif.stages.scored import limits as saved_limits
+from ecif.stages.scored import score_meta
 from ecif.stages.validation import read_prompts
 
 
@@ -46,14 +47,14 @@ def run(study: Study, progress: Progress = Silent()) -> Sequence[Cell]:
 def _material(study: Study, progress: Progress) -> tuple[Data, HeldOut, int]:
     """Pairs to train on, pairs to judge by, and how many of these the influence was measured on, too."""
     layout, storage, request = study.layout, study.storage, study.request
-    limits = planning.limits(layout, storage, study.score_key)
+    limits = saved_limits(layout, storage, study.score_key)
     prompts = read_prompts(request.prompts, storage) if request.prompts else None
     held_out, judged_by = material.read_held_out(study.evaluation, storage, study.caption, limits, study.model, prompts)
     data, trained_on = material.read_population(
         study.population, study.shards, storage, study.caption, limits, study.model, progress
     )
     material.refuse_overlap(trained_on, judged_by)
-    fit_key = planning.score_meta(layout, storage, study.score_key)["fit_key"]
+    fit_key = score_meta(layout, storage, study.score_key)["fit_key"]
     seen = 0
     if storage.exists(url := layout.validation(fit_key)):
         measured_on = load_tensors(storage.read_bytes(url))["digests"].numpy()

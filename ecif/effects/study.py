@@ -33,7 +33,7 @@ from ecif.layout import Layout
 from ecif.nearest import did_you_mean
 from ecif.progress import Progress, Silent
 from ecif.sources import Found, expand
-from ecif.stages import plan as planning
+from ecif.stages.scored import only_score_key, score_meta, scored_shards
 from ecif.storage import Storage
 
 VERSION = 1
@@ -156,11 +156,11 @@ def prepare(
         raise UsageError(f"--seeds: {request.seeds} model says nothing about luck; two are needed, five say more")
     if request.recipe.epochs < 1 or request.recipe.batch_size < 2 or request.recipe.learning_rate <= 0:
         raise UsageError("--epochs and --learning-rate are above 0, and --batch-size is at least 2")
-    score_key = score_key or planning.only_score_key(layout, storage)
-    settings = planning.score_meta(layout, storage, score_key)["settings"]
+    score_key = score_key or only_score_key(layout, storage)
+    settings = score_meta(layout, storage, score_key)["settings"]
     compared, model = _compared(layout, storage, request, score_key, settings, progress)
     shards = inventory.load(layout, storage).by_name()
-    scored = sorted(planning.scored_shards(layout, storage, score_key) & set(shards))
+    scored = sorted(scored_shards(layout, storage, score_key) & set(shards))
     tables = {shard: layout.scores(score_key, shard) for shard in scored}
     people = population.draw(storage, tables, compared, model, request.most)
     count, recipe = variants.size(people, request.drop), request.recipe

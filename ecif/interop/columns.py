@@ -27,7 +27,7 @@ from ecif.shards.decode import OK
 from ecif.shards.samples import Sample, group
 from ecif.shards.sidecars import Row
 from ecif.shards.tar import Limits, read_members
-from ecif.stages.plan import only_score_key, score_meta
+from ecif.stages.scored import only_score_key, score_meta
 from ecif.storage import Storage
 from ecif.verdicts import DENIED, DROP, KEEP, QUARANTINE, by_content, content_of, judge, spared
 

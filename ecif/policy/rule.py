@@ -19,7 +19,7 @@ from ecif import detectors
 from ecif.calibration.learned import Model
 from ecif.policy import expressions
 from ecif.policy.grammar import Node, columns, parse
-from ecif.scores import worseness
+from ecif.scores import scored, worseness
 
 OF_SCORES = frozenset(
     ("uid", "key", "shard", "index", "batch", "position", "batch_n", "status", *detectors.COLUMNS)
@@ -124,7 +124,7 @@ class Rule:
             InputError: a row marked ok has no finite score in the deciding column.
         """
         if self.rank_by or self.control is not None or self.model is not None:
-            ok = (table["status"] == "ok").fill_null(False).to_numpy()
+            ok = scored(table)
             values = self.values(table)
             chosen = ok & values.is_not_null().to_numpy()
             known = values.fill_null(0.0).to_numpy()[chosen]
@@ -132,14 +132,13 @@ class Rule:
         else:
             ok, worse = worseness(table, self.detector, self.higher_is_worse, where)
             chosen = ok
-        scored = int(ok.sum())
         rows = np.flatnonzero(chosen)
         if self.where:
             true = expressions.truth(_parsed(self.where, "--where"), "--where", _in_table)
             holds = table.with_columns(ecif_value=true)["ecif_value"].fill_null(False).to_numpy()[rows]
             rows, worse = rows[holds], worse[holds]
         groups = table[_in_table(self.by)].cast(pl.String)[rows] if self.by else None
-        return View(scored, rows, worse, groups)
+        return View(int(ok.sum()), rows, worse, groups)
 
 
 def _in_table(name: str) -> str:

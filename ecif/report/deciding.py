@@ -17,8 +17,8 @@ from ecif import detectors
 from ecif.calibration.state import Calibration
 from ecif.detectors import Facts
 from ecif.policy.decision import Decision
-from ecif.policy.rule import BESIDE, OF_SCORES, Rule
-from ecif.scores import IDENTITY
+from ecif.policy.rule import BESIDE, OF_SCORES, Rule, View
+from ecif.scores import IDENTITY, scored
 from ecif.selection import dropped_mask
 
 BEFORE = "influence"
@@ -114,7 +114,8 @@ class Deciding:
 
     def with_all(self, table: pl.DataFrame) -> pl.DataFrame:
         """The table with all `columns`, Float32; NaN where there is no value."""
-        found = [table[name].cast(pl.Float32).fill_null(float("nan")) for name in self.columns if name in table]
+        stored = [name for name in self.columns if name in table.columns]
+        found: list[pl.Expr | pl.Series] = [pl.col(stored).cast(pl.Float32).fill_null(float("nan"))]
         for name in self.columns:
             if name == detectors.LEARNED and self.calibration is not None:
                 sums = self.calibration.model.misalignment(table).astype(np.float32)
@@ -129,28 +130,28 @@ class Deciding:
         Raises:
             InputError: a pair is marked ok and has no score.
         """
-        ok = (table["status"] == "ok").fill_null(False).to_numpy()
-        view = self.order.view(table, url)
+        view = self.rule.view(table, url)
+        ranked = view if self.order == self.rule else self.order.view(table, url)
         worse = np.full(len(table), np.nan, np.float32)
-        worse[view.rows] = view.worse
+        worse[ranked.rows] = ranked.worse
         dropped = np.zeros(len(table), np.bool_)
         by = ""
         if self.decision is not None:
-            dropped = dropped_mask(table, self.decision).to_numpy()
+            dropped = dropped_mask(table, self.decision, view).to_numpy()
             by = self.decision.by
         group = pl.Series("group", [None] * len(table), dtype=pl.String)
         if by:
             group = table[by if by in OF_SCORES else BESIDE + by].cast(pl.String).alias("group")
-        return Seen(ok, dropped, worse, self._margin(table, url, worse), group)
+        return Seen(scored(table), dropped, worse, self._margin(view, worse), group)
 
-    def _margin(self, table: pl.DataFrame, url: str, worse: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def _margin(self, view: View, worse: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """How far the rows lie from the cut; `view` is of the decision's rule."""
         decision = self.decision
         if decision is not None and decision.every:
             return worse.astype(np.float64)
-        margin = np.full(len(table), np.nan)
+        margin = np.full(worse.size, np.nan)
         if decision is None or decision.control is not None or not (decision.groups or decision.threshold is not None):
             return margin
-        view = self.rule.view(table, url)
         sign = -1.0 if decision.higher_is_worse else 1.0
         at = np.array(np.nan if decision.threshold is None else decision.threshold)
         if decision.groups and view.groups is not None:

@@ -32,7 +32,7 @@ from ecif.report.effect import effect
 from ecif.report.numbers import Agreement, Disagreement, Numbers, Problem, Written
 from ecif.report.sets import described, sets
 from ecif.report.tally import SHOWN, Tally
-from ecif.stages.plan import score_meta
+from ecif.stages.scored import score_meta
 from ecif.storage import Storage
 
 TOP_SHARDS = 10

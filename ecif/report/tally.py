@@ -27,7 +27,7 @@ import polars as pl
 from ecif import keys
 from ecif.report.deciding import Deciding, Seen
 from ecif.report.distribution import COARSE, Sketch
-from ecif.report.sampling import Drawn, Outermost, Places, draws
+from ecif.report.sampling import Drawn, Outermost, Places, draws, owned
 
 SHOWN = 24  # pairs in each set of the gallery
 SAMPLE = 20_000  # scored pairs by which scores are compared with each other
@@ -129,14 +129,16 @@ class Tally:
         draw = draws(shard, table["index"].to_numpy())
 
         def rows(places: Places) -> pl.DataFrame:
+            # What is held must not hold the table.
             return table[places].select(
-                *(pl.col(name).cast(kind) for name, kind in _IDENTITY.items()),
-                pl.col("status").cast(pl.String).fill_null(""),
+                *(owned(pl.col(name).cast(pl.String)) for name in ("uid", "key", "shard")),
+                pl.col("index").cast(pl.UInt32),
+                owned(pl.col("status").cast(pl.String)).fill_null(""),
                 *deciding.columns,
                 worse=pl.Series(seen.worse[places]),
                 margin=pl.Series(seen.margin[places]),
                 dropped=pl.Series(seen.dropped[places]),
-                group=seen.group[places],
+                group=owned(pl.lit(seen.group[places])),
                 draw=pl.Series(draw[places]),
             )
 

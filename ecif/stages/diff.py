@@ -19,7 +19,7 @@ from ecif.policy.decision import Decision
 from ecif.policy.tables import Tables, beside_of
 from ecif.progress import Progress, Silent
 from ecif.selection import IDENTITY
-from ecif.stages.plan import scored_shards
+from ecif.stages.scored import scored_shards
 from ecif.storage import Storage
 from ecif.verdicts import KEEP, judge
 

@@ -19,7 +19,6 @@ from ecif import detectors, inventory, lists, selection
 from ecif.agreement import canonical, settle
 from ecif.calibration.learned import Model
 from ecif.errors import ConflictError, InputError, MissingFileError, UsageError
-from ecif.fields import build
 from ecif.layout import Layout
 from ecif.policy import duplicates, overrides
 from ecif.policy.decision import Decision
@@ -27,9 +26,9 @@ from ecif.policy.rule import Rule
 from ecif.policy.settings import PolicySettings
 from ecif.policy.tables import Tables, beside_of
 from ecif.progress import Progress, Silent
-from ecif.settings import SampleSettings, WriteSettings
-from ecif.shards.tar import Limits
-from ecif.stages import deciding
+from ecif.settings import WriteSettings
+from ecif.stages import deciding, outcome
+from ecif.stages.scored import below, only, only_score_key, score_meta, scored_shards
 from ecif.storage import Storage
 
 
@@ -95,7 +94,7 @@ def plan(
     progress.stage("plan", 0, "shards")
     try:
         beside = beside_of(shards)
-        decision = selection.choose(
+        cut = selection.make_cut(
             storage,
             scores,
             policy,
@@ -116,10 +115,15 @@ def plan(
     if same is not None:
         digests["duplicates"] = lists.digest(same)
         storage.publish(layout.duplicates(key, digests["duplicates"]), same)
-    decision = replace(decision, **digests, calibration="" if calibration is None else calibration.key)
+    decision = replace(cut.decision, **digests, calibration="" if calibration is None else calibration.key)
     # Another writer, who saw another inventory, may have been first: what is frozen holds.
     stands = settle(layout.decision(key), canonical(decision.to_json()), storage)
-    return decision if stands == canonical(decision.to_json()) else load_decision(layout, storage, key)
+    if stands != canonical(decision.to_json()):
+        return load_decision(layout, storage, key)
+    if not digests:
+        chosen = [shard for shard in shards if shard.name in scores]
+        outcome.save(layout, storage, outcome.count_cut(layout, storage, replace(cut, decision=decision), chosen))
+    return decision
 
 
 def freeze_lists(policy: PolicySettings, storage: Storage) -> dict[str, bytes]:
@@ -187,8 +191,8 @@ def load_decision(layout: Layout, storage: Storage, key: str | None = None) -> D
     if key is None and held is not None:
         key = held.decision
     if key is None:
-        found = [name for name in _below(layout.decisions(), ".json", storage) if "/" not in name]
-        key = _only(found, "decision", "plan", layout)
+        found = [name for name in below(layout.decisions(), ".json", storage) if "/" not in name]
+        key = only(found, "decision", "plan", layout)
     url = layout.decision(key)
     if not storage.exists(url):
         raise UsageError(f"{layout.root} holds no decision {key}; run plan first")
@@ -243,56 +247,3 @@ def _form(held: Applied) -> str:
     if held.write == "columns":
         return "columns beside untouched shards"
     return "shards one to one" if held.repack is None else f"shards of {held.repack} samples (--repack)"
-
-
-def limits(layout: Layout, storage: Storage, score_key: str) -> Limits:
-    """What members and samples may be by the settings with which these scores were made."""
-    given = score_meta(layout, storage, score_key).get("settings")
-    known = given if isinstance(given, dict) else {}
-    return build(SampleSettings, {name: known[name] for name in SampleSettings.model_fields if name in known}).limits()
-
-
-def only_score_key(layout: Layout, storage: Storage) -> str:
-    """The key of the scores, when there is one set of them.
-
-    Raises:
-        UsageError: there is none, or there are several.
-    """
-    found = [name for name in _below(layout.score_keys(), "/_meta.json", storage) if "/" not in name]
-    return _only(found, "scores", "score", layout)
-
-
-def scored_shards(layout: Layout, storage: Storage, score_key: str) -> set[str]:
-    """Names of the shards that have a score table: one listing."""
-    return set(_below(layout.scores_of(score_key), ".parquet", storage))
-
-
-def score_meta(layout: Layout, storage: Storage, score_key: str) -> dict[str, Any]:
-    """What is written beside the scores: settings, fit key, versions.
-
-    Raises:
-        UsageError: the output has no scores of this key.
-        InputError: the file is broken.
-    """
-    url = layout.score_meta(score_key)
-    if not storage.exists(url):
-        raise UsageError(f"{layout.root} holds no scores {score_key}; run score first")
-    meta = storage.read_json(url)
-    if not isinstance(meta, dict) or not isinstance(meta.get("fit_key"), str):
-        raise InputError("does not name the fit of these scores; score into a new --out", url=url)
-    return meta
-
-
-def _below(prefix: str, suffix: str, storage: Storage) -> list[str]:
-    """Relative paths, without the suffix, of the files below a directory."""
-    folder = storage.check(prefix) + "/"
-    return [info.url.removeprefix(folder).removesuffix(suffix) for info in storage.list(folder, suffix)]
-
-
-def _only(names: Sequence[str], what: str, command: str, layout: Layout) -> str:
-    if not names:
-        raise UsageError(f"{layout.root} holds no {what} yet; run {command} first")
-    if len(names) > 1:
-        listed = ", ".join(sorted(names))
-        raise UsageError(f"{layout.root} holds several: {listed}; name one with --{what}")
-    return names[0]

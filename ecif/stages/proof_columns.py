@@ -20,8 +20,8 @@ from ecif.shards.decode import OK
 from ecif.shards.samples import track
 from ecif.shards.tar import Limits, scan
 from ecif.stages.parting import ANY
-from ecif.stages.plan import score_meta
 from ecif.stages.proof_manifest import check_manifest
+from ecif.stages.scored import score_meta
 from ecif.stages.violations import ShardCheck, Violation, noting
 from ecif.storage import Storage
 from ecif.verdicts import DROP, KEEP, QUARANTINE

@@ -23,10 +23,10 @@ from ecif.selection import Decision
 from ecif.shards.tar import Limits
 from ecif.stages.pack_proof import verify_map, verify_pack
 from ecif.stages.plan import Applied, applied, load_decision
-from ecif.stages.plan import limits as saved_limits
 from ecif.stages.proof import verify_shard
 from ecif.stages.proof_columns import verify_columns
 from ecif.stages.proof_records import Records
+from ecif.stages.scored import limits as saved_limits
 from ecif.stages.strays import Listed
 from ecif.stages.violations import ShardCheck, Violation, noting
 from ecif.storage import Storage

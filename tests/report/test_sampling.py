@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import polars as pl
 import pytest
@@ -119,3 +122,28 @@ def test_what_waits_is_bounded_and_hopeless_rows_are_not_even_copied() -> None:
     assert len(drawn.rows) == 100
     assert copied <= 20_000  # of 200,000
     assert most <= sampling._TOGETHER + 1_000
+
+
+def test_what_is_held_does_not_hold_the_tables_it_comes_from() -> None:
+    """Ten rows of each of 200 tables with a megabyte of texts."""
+    program = """
+from pathlib import Path
+import sys
+import polars as pl
+from ecif.report.sampling import owned
+
+def resident():
+    status = Path("/proc/self/status").read_text("utf-8")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+
+def table(n):
+    return pl.DataFrame({"uid": [f"{n:50d}{i:50d}" for i in range(10_000)]})
+
+rows = [table(n)[:10].select(owned(pl.col("uid"))) for n in range(20)]
+before = resident()
+rows += [table(n)[:10].select(owned(pl.col("uid"))) for n in range(200)]
+assert rows[5].equals(table(5)[:10])
+print(resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 50

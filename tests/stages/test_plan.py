@@ -17,7 +17,8 @@ from ecif.layout import Layout
 from ecif.policy.settings import PolicySettings
 from ecif.settings import Settings, WriteSettings
 from ecif.sources import expand
-from ecif.stages.plan import applied, load_decision, mark_applied, only_score_key, plan, scored_shards
+from ecif.stages.plan import applied, load_decision, mark_applied, plan
+from ecif.stages.scored import only_score_key, scored_shards
 from ecif.storage import Storage
 from tests.conftest import MakeTar
 from tests.scored import Counting
