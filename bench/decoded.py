@@ -5,7 +5,8 @@ does with a micro-batch, stems and the derivative along one direction, and with 
 Within a round the variants take turns at every micro-batch, so that a slow moment of the machine hits them alike; the
 table holds medians of the ratios of a round, with the smallest and the largest. Seconds are CPU seconds.
 
-The weights are random, which changes no time.
+The weights are random, which changes no time. Steps of the differences are chosen once for a shard, from the exact
+derivatives of its first pairs; here that is part of the round that warms up.
 
     python -m bench.decoded [--pairs 128] [--rounds 5] [--micro-batch 32] [--directions 1] [--profile all]
 """
@@ -31,7 +32,8 @@ from ecif.influence import Embedded
 from ecif.settings import ScoreSettings
 from ecif.stages.columns import Rows, Sources, Wanted
 from ecif.stages.score import score_rows
-from ecif.towers import Parameters, Towers
+from ecif.towers import Derivatives, Parameters, Towers
+from ecif.towers.difference import Differences
 from ecif.towers.loading import load
 
 MODEL: dict[str, Any] = {
@@ -39,7 +41,9 @@ MODEL: dict[str, Any] = {
     "vision_cfg": {"image_size": 224, "layers": 12, "width": 384, "head_width": 64, "patch_size": 32},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 12},
 }
-VARIANTS = ("heads", "last:1", "all")
+EXACT = ("heads", "last:1", "all")
+DIFFERENCES = {"last:1, difference": "last:1", "all, difference": "all"}
+VARIANTS = (*EXACT, *DIFFERENCES)
 TO_REACH = {"heads": 0.95, "last:1": 0.8, "all": 0.28}
 _WORDS = ("two", "brown", "dogs", "run", "along", "the", "beach", "at", "sunset", "with", "red", "kites")
 
@@ -70,7 +74,10 @@ class Subject:
         self.captions = [" ".join(_WORDS[word] for word in words) for words in picked]
         self.settings = ScoreSettings(model=model, pretrained=weights, batch_size=min(256, pairs))
         loaded = load(model, weights)
-        self.towers = {variant: Towers(loaded, variant, torch.device("cpu")) for variant in VARIANTS}
+        self.towers = {variant: Towers(loaded, variant, torch.device("cpu")) for variant in EXACT}
+        self.towers |= {name: self.towers[exact] for name, exact in DIFFERENCES.items()}
+        self.derivatives: dict[str, Derivatives] = {**self.towers}
+        self.derivatives |= {name: Differences(self.towers[name]) for name in DIFFERENCES}
         self.directions = {name: [_random(towers, generator)] * directions for name, towers in self.towers.items()}
 
     def embed(self, rows: slice) -> tuple[Tensor, ...]:
@@ -85,7 +92,7 @@ class Subject:
         """What scoring does with a micro-batch."""
         towers = self.towers[variant]
         states = towers.image_stem(self.images[rows]), towers.text_stem(self.captions[rows])
-        return towers.push_forward(self.directions[variant], *states)
+        return self.derivatives[variant].push_forward(self.directions[variant], *states)
 
     def score(self, variant: str, parts: list[tuple[Tensor, ...]]) -> None:
         """What scoring does with a shard: all segmentations."""

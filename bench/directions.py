@@ -1,11 +1,15 @@
 """What further directions cost: scoring along 1, 2 and 4 of them at once, on decoded tensors, 12 layers a tower.
 
 Influence goes along one direction. Columns such as `tracin`, `trak` and `if_ekfac` add one each, and the columns that
-need lengths add one for each probe. All share the forward pass of stem and tail; what a direction adds is its
-derivative and its part of the algebra of the batches. The bound counts products of matrices in the blocks: a
-derivative takes two where the forward pass takes one, so R directions through the last of 12 blocks take 12 + 2 R in
-units of a block, where one takes 14; for heads nothing but the algebra is left. `one by one` takes the derivatives one
-after the other behind the same stems, 11 + 3 R blocks: what the shared pass is held against.
+need lengths add one for each probe. All share the stem; what a direction adds is its derivative and its part of the
+algebra of the batches. The bound counts products of matrices in the blocks, of which a derivative takes two where the
+forward pass takes one. For the last of 12 blocks, in units of a block, where one direction takes 14:
+
+    one by one   a forward pass of the tail and a derivative for each: 11 + 3 R. What a CPU does.
+    shared       one forward pass, and stacked derivatives: 12 + 2 R. What other devices do.
+    difference   two forward passes of the tail for each: 11 + 2 R (`--derivative difference`)
+
+For heads nothing but the algebra is left.
 
 The model, the pairs and the way a shard is scored are those of bench.decoded. Within a round all numbers of directions
 take turns at every micro-batch; ratios of CPU seconds are taken within a round.
@@ -35,28 +39,40 @@ TAILS = {"heads": 0, "last:1": 1, "all": 12}  # blocks
 def bound(variant: str, way: str, directions: int) -> float:
     """Time along some directions in units of a block's forward pass, counted in matrix products."""
     layers, tail = MODEL["vision_cfg"]["layers"], TAILS[variant]
-    return float(layers + 2 * tail * directions + (tail * (directions - 1) if way == "one by one" else 0))
+    passes = {"one by one": 3 * directions, "shared": 1 + 2 * directions, "difference": 2 * directions}
+    return float(layers - tail + tail * passes[way])
 
 
-def one_by_one(of: Subject, variant: str, rows: slice) -> tuple[Tensor, ...]:
-    """What `Subject.push` gives, with a forward pass of the tail for each direction."""
+def shared(of: Subject, variant: str, rows: slice) -> tuple[Tensor, ...]:
+    """What `Subject.push` gives, by one forward pass of the tail for all directions."""
     towers = of.towers[variant]
     states = towers.image_stem(of.images[rows]), towers.text_stem(of.captions[rows])
-    u, v, du, dv = zip(*(towers.push_forward([one], *states) for one in of.directions[variant]), strict=True)
-    return u[0], v[0], torch.cat(du), torch.cat(dv)
+    return towers.derivatives(of.directions[variant], lambda p: towers.embed(p, *states), together=True)
+
+
+def difference(of: Subject, variant: str, rows: slice) -> tuple[Tensor, ...]:
+    """The same by differences."""
+    return Subject.push(of, f"{variant}, difference", rows)
 
 
 PUSHES: dict[str, Callable[[Subject, str, slice], tuple[Tensor, ...]]] = {
-    "shared": Subject.push,
-    "one by one": one_by_one,
+    "one by one": Subject.push,
+    "shared": shared,
+    "difference": difference,
 }
 
 
 def measure(subjects: dict[int, Subject], variants: Sequence[str], rounds: int) -> list[dict[str, Any]]:
     """One row per variant, way and number of directions; ratios are to the first number. The first round warms up."""
     first = next(iter(subjects))
-    ways = [(way, count) for way in PUSHES for count in subjects if way == "shared" or count != first]
-    seconds: dict[tuple[str, str, int], list[float]] = {(name, *one): [] for name in variants for one in ways}
+    # One direction shares nothing, and behind the heads there is nothing to take a difference of.
+    seconds: dict[tuple[str, str, int], list[float]] = {
+        (name, way, count): []
+        for name in variants
+        for way in PUSHES
+        for count in subjects
+        if not (way == "shared" and count == first) and not (way == "difference" and name == "heads")
+    }
     of = subjects[first]
     for _ in range(rounds + 1):
         parts: dict[tuple[str, str, int], list[tuple[Tensor, ...]]] = {which: [] for which in seconds}
@@ -75,7 +91,7 @@ def measure(subjects: dict[int, Subject], variants: Sequence[str], rounds: int) 
             seconds[which].append(spent[which] + time.process_time() - started)
     table = []
     for (name, way, count), found in seconds.items():
-        ratios = [own / one for own, one in zip(found[1:], seconds[name, "shared", first][1:], strict=True)]
+        ratios = [own / one for own, one in zip(found[1:], seconds[name, "one by one", first][1:], strict=True)]
         table.append(
             {
                 "variant": name,
@@ -85,7 +101,7 @@ def measure(subjects: dict[int, Subject], variants: Sequence[str], rounds: int) 
                 "ratio": statistics.median(ratios),
                 "ratio_min": min(ratios),
                 "ratio_max": max(ratios),
-                "bound": bound(name, way, count) / bound(name, "shared", first),
+                "bound": bound(name, way, count) / bound(name, "one by one", first),
             }
         )
     return table

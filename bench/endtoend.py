@@ -124,7 +124,10 @@ class Scoring:
     """`ecif score` of some shards along a random direction, which takes the time of any other."""
 
     def __init__(self, tars: list[Path], model: str, weights: str, variant: str, micro: int, **options: Any) -> None:
-        chosen = {"trainable": variant, "micro_batch": micro, "device": "cpu", **options}
+        trainable, _, derivative = variant.partition(", ")
+        chosen = {"trainable": trainable, "micro_batch": micro, "device": "cpu", **options}
+        if derivative:
+            chosen["derivative"] = derivative
         self.settings = ScoreSettings(model=model, pretrained=weights, **chosen)
         self.engine: Engine = load_engine(self.settings)
         towers, generator = self.engine.towers, torch.Generator().manual_seed(0)

@@ -3,7 +3,8 @@
 The demo's corpus is fitted and scored as a whole with each precision, then once more along the direction of the fp64
 fit, so that what the scoring pass changes is told apart from what the fit changes. Only `influence` depends on the
 fit. Ranks are compared with those of fp64; the truth judges, and decides nothing. Seconds are those of scoring the
-first shard, input included; within a round the precisions take turns.
+first shard, input included; within a round the precisions take turns. A CPU has no TensorFloat-32: a row for it has
+what the rounding of the operands does to fit and scores, and no time.
 
     python -m bench.precision --work DIR [--data DIR] [--trainable heads] [--shards 6] [--rounds 5]
 
@@ -19,15 +20,18 @@ import argparse
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.calibration import material
 from bench.decoded import MODEL, write_model
@@ -41,9 +45,10 @@ from ecif.settings import ScoreSettings
 from ecif.shards.decode import OK
 from ecif.stages import score
 from ecif.stages.engine import Engine, load_engine
-from ecif.towers import Parameters, Towers
+from ecif.towers import Parameters, Towers, differentiable_attention
 
 PRECISIONS = ("fp64", "fp32", "bf16")
+TF32 = "tf32, emulated"
 SCORES = ("clip_score", "neg_clip_loss", "influence")
 FIT_OF_FP64 = "influence, fit of fp64"
 
@@ -79,11 +84,40 @@ class Fitted:
         return pl.concat(frames).filter(pl.col("status") == OK)
 
 
-def compare(tables: dict[str, pl.DataFrame], truth: pl.DataFrame | None) -> list[dict[str, Any]]:
-    """One row per column and precision: rank correlation with fp64, and AUROC of the same pairs."""
+class Rounded(TorchDispatchMode):
+    """Operands of products of float32 matrices rounded to 10 bits of fraction, as a GPU's TensorFloat-32 takes them."""
+
+    products = ("mm", "bmm", "addmm", "baddbmm", "convolution")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in self.products:
+            added = 1 if name in ("addmm", "baddbmm") else 0  # what is added is no operand
+            args = (*args[:added], *(_rounded(x) for x in args[added : added + 2]), *args[added + 2 :])
+        return func(*args, **(kwargs or {}))
+
+
+def _rounded(x: torch.Tensor) -> torch.Tensor:
+    if x.dtype != torch.float32:
+        return x
+    bits = x.contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+@contextmanager
+def emulated(allowed: bool) -> Iterator[None]:
+    """In the place of `towers.arithmetic.tensor_float`, which says nothing to a CPU."""
+    with differentiable_attention(), Rounded():
+        yield
+
+
+def compare(
+    tables: dict[str, pl.DataFrame], truth: pl.DataFrame | None, columns: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One row per column and table: rank correlation with the first table, and AUROC of the same pairs."""
     rows = []
-    for column in (*SCORES, FIT_OF_FP64):
-        reference = tables["fp64"].select("uid", of_fp64=pl.col(column))
+    for column in columns:
+        reference = next(iter(tables.values())).select("uid", of_fp64=pl.col(column))
         for precision, table in tables.items():
             pairs = table.join(reference, on="uid", validate="1:1")
             rho = float(spearman(*(pairs[name].to_numpy().astype(np.float64) for name in (column, "of_fp64"))))
@@ -161,14 +195,18 @@ def main() -> None:
     for precision, one in fits.items():
         same = one.along(fits["fp64"]).scores().select("uid", pl.col("influence").alias(FIT_OF_FP64))
         tables[precision] = one.scores().join(same, on="uid", validate="1:1")
+    with patch("ecif.towers.tensor_float", emulated):
+        one = Fitted.make(tars[: arguments.shards], fits["fp32"].run.settings)
+        same = one.along(fits["fp64"]).scores().select("uid", pl.col("influence").alias(FIT_OF_FP64))
+        tables[TF32] = one.scores().join(same, on="uid", validate="1:1")
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} torch threads, trainable {arguments.trainable}, "
         f"{len(tables['fp64'])} pairs; to fp64"
     )
-    print(f"{'column':24} {'precision':>9} {'pairs':>6} {'1 - rank correlation':>21} {'AUROC':>8}")
-    for row in compare(tables, truth):
+    print(f"{'column':24} {'precision':>14} {'pairs':>6} {'1 - rank correlation':>21} {'AUROC':>8}")
+    for row in compare(tables, truth, (*SCORES, FIT_OF_FP64)):
         found = f"{row['auroc']:8.4f}" if "auroc" in row else f"{'':8}"
-        print(f"{row['column']:24} {row['precision']:>9} {row['pairs']:6} {1 - row['rho']:21.1e} {found}", flush=True)
+        print(f"{row['column']:24} {row['precision']:>14} {row['pairs']:6} {1 - row['rho']:21.1e} {found}", flush=True)
     first = {name: partial(one.scores, 1) for name, one in fits.items()}
     in_turn("scoring of the first shard", first, arguments.rounds)
     in_turn("12 layers a tower, decoded tensors", twelve(arguments.work / "precision"), arguments.rounds)

@@ -37,7 +37,9 @@ from bench.prepared import prepare
 from ecif.gradients import projected_gradients
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LIBRARIES = ("ecif", "bergson", "dattri", "training")
+LIBRARIES = ("ecif", "bergson", "dattri", "training", "along")
+# Those without a library, as the table calls them.
+NAMED = {"training": "forward and backward pass", "along": "the derivative along one direction"}
 SIZES = ({"rank": 16}, {"rank": 64}, {"width": 64, "layers": 6, "tokens": 32, "samples": 256, "rank": 8})
 
 
@@ -105,10 +107,10 @@ def compare(python: Path, sizes: Sizes, rounds: int, log: IO[str]) -> None:
     for name, child in children.items():
         ratios = [theirs / ours for theirs, ours in zip(seconds[name], seconds["ecif"], strict=True)]
         norms = torch.tensor(child.about["norms"])
-        same = f"{float(((norms - reference) / reference).abs().max()):.0e}" if size[name] else "-"
+        same = "-" if name in NAMED else f"{float(((norms - reference) / reference).abs().max()):.0e}"
         rows.append(
             (
-                "forward and backward pass" if name == "training" else f"{name} {child.about['version']}",
+                NAMED.get(name) or f"{name} {child.about['version']}",
                 child.about["torch"],
                 f"{size[name]:,}" if size[name] else "-",
                 same,

@@ -14,6 +14,9 @@ matrices that are made before the clock starts:
               the token embedding, as its own workers do
     dattri    LoGraAttributor.cache with Hessian `Identity`, offload `none`; uncovered parameters are frozen, too
     training  no library: a forward and backward pass with the gradients of the same weights, for scale
+    along     no gradients: what the gradients are wanted for, the derivative of every loss along one direction, by
+              forward mode; its direction is lifted from a projected one, so that the rows of `ecif` times that one are
+              the same numbers, which is checked before the clock starts
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from bench.peers.plain import Sizes, build, losses
@@ -47,6 +52,48 @@ def ecif(model: nn.Module, ids: Tensor, modules: list[str], sizes: Sizes, rank: 
     shapes = {f"{name}.weight": tuple(model.get_parameter(f"{name}.weight").shape) for name in modules}
     project = logra.build(shapes, rank or 10**6, 10**12, 0, torch.device("cpu"), torch.float32)
     return lambda: torch.cat([linear_gradients(model, losses, some, project) for some in ids.split(sizes.batch)])
+
+
+def along(model: nn.Module, ids: Tensor, modules: list[str], sizes: Sizes, rank: int, folder: str) -> Collect:
+    """(samples, 1)."""
+    from ecif import logra
+
+    weights = {f"{name}.weight": model.get_parameter(f"{name}.weight").detach() for name in modules}
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    project = logra.build(shapes, rank or 10**6, 10**12, 0, torch.device("cpu"), torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    projected_K = torch.randn(project.size, generator=generator) / project.size**0.5
+    direction = project.lift(projected_K)
+
+    as_module = Losses(model)
+
+    def run() -> Tensor:
+        found = []
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward mode
+            for some in ids.split(sizes.batch):
+                _, slope, *_ = jvp(
+                    lambda w, x=some: functional_call(as_module, {f"model.{n}": p for n, p in w.items()}, (x,)),
+                    (weights,),
+                    (direction,),
+                )
+                found.append(slope)
+        return torch.cat(found).unsqueeze(1)
+
+    if rank:
+        rows = ecif(model, ids, modules, sizes, rank, folder)()
+        torch.testing.assert_close(run().squeeze(1), rows @ projected_K, rtol=1e-3, atol=1e-3)
+    return run
+
+
+class Losses(nn.Module):
+    """The losses as a module, so that weights can be given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return losses(self.model, ids)
 
 
 def training(model: nn.Module, ids: Tensor, modules: list[str], sizes: Sizes, rank: int, folder: str) -> Collect:
@@ -115,7 +162,7 @@ def dattri(model: nn.Module, ids: Tensor, modules: list[str], sizes: Sizes, rank
     return run
 
 
-LIBRARIES = {"ecif": ecif, "bergson": bergson, "dattri": dattri, "training": training}
+LIBRARIES = {"ecif": ecif, "bergson": bergson, "dattri": dattri, "training": training, "along": along}
 
 
 def main() -> None:
@@ -130,7 +177,7 @@ def main() -> None:
         norms = whole().double().norm(dim=1).tolist()
         collect = LIBRARIES[library](model, ids, modules, sizes, sizes.rank, os.path.join(folder, "projected"))
         collect()  # compiles, allocates
-        name = "torch" if library == "training" else library
+        name = "torch" if library in ("training", "along") else library
         print(
             json.dumps({"version": version(name), "torch": torch.__version__, "norms": norms}), file=answers, flush=True
         )

@@ -31,12 +31,13 @@ def test_our_side_collects_the_gradients_of_each_sample(rank: int, tmp_path: Pat
             torch.testing.assert_close(rows[n], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_child_measures_when_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "size"), [("ecif", 12 * TINY.rank**2), ("along", 1)])
+def test_a_child_measures_when_asked(tmp_path: Path, name: str, size: int) -> None:
     with (tmp_path / "log").open("w") as log:
-        child = Child.start("ecif", Path(sys.executable), TINY, log)
+        child = Child.start(name, Path(sys.executable), TINY, log)
         try:
             assert len(child.about["norms"]) == 6
-            assert child.measure(log)["size"] == 12 * TINY.rank**2
+            assert child.measure(log)["size"] == size
             assert child.measure(log)["cpu"] > 0
         finally:
             child.stop()
