@@ -18,7 +18,7 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-integration check bench bench-method docs clean
+.PHONY: help install demo test test-integration check bench bench-speed bench-method docs clean
 
 help:
 	@echo "make demo              render, damage, clean and judge a small corpus (offline, CPU)"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-integration  tests that start servers (PART=smoke: the part that CI runs)"
 	@echo "make check             ruff and mypy"
 	@echo "make bench             throughput of scoring against plain embedding"
+	@echo "make bench-speed       tables of docs/speed.md (DATA=dir: with real shards)"
 	@echo "make bench-method      the tables of docs/method.md: the method against retraining (DATA=dir: real shards)"
 	@echo "make docs              rewrite the generated pages, build the site into site/, check links and commands"
 	@echo "make install           only make .venv"
@@ -64,6 +65,18 @@ bench: export OMP_WAIT_POLICY ?= PASSIVE
 bench: $(INSTALLED)
 	$(BIN)/python -W ignore -m bench.throughput --work bench-out $(ARGS)
 	$(BIN)/python -W ignore -m bench.memory --work bench-out
+
+# About half an hour; those of docs/speed.md that ask for more (fit_size, growth to a million, precision) are run by hand.
+bench-speed: export OMP_NUM_THREADS ?= 1
+bench-speed: $(INSTALLED)
+	$(BIN)/python -W ignore -m bench.startup
+	$(BIN)/python -W ignore -m bench.decoded
+	$(BIN)/python -W ignore -m bench.directions
+	$(BIN)/python -W ignore -m bench.against --batch 16
+	$(BIN)/python -W ignore -m bench.micro rate --sizes 32 64 128 --rounds 2
+	$(BIN)/python -W ignore -m bench.endtoend --work bench-out $(if $(DATA),--data '$(DATA)') --pairs 64 --micro-batch 32
+	$(BIN)/python -W ignore -m bench.planning --rows 1e5 1e6
+	$(BIN)/python -W ignore -m bench.growth --work bench-out --sizes 1000 10000
 
 # Hours in all; results are kept in bench-out/method, and a part that was broken off goes on. METHOD_PARTS='errors speed'
 # runs some of it.

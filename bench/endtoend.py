@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from bench.decoded import MODEL, VARIANTS, write_model
+from bench.decoded import EXACT, MODEL, VARIANTS, write_model
 from bench.prepared import prepare
 from bench.sampling import show
 from ecif import demo
@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where tars and models are put")
     parser.add_argument("--data", type=Path, help="a directory of tars of real pictures")
     parser.add_argument("--model", choices=("demo", "twelve"), default="twelve", help="the demo's, or 12 layers")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=list(EXACT), help=f"of {', '.join(VARIANTS)}")
     parser.add_argument("--pairs", type=int, default=256)
     parser.add_argument("--micro-batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)

@@ -114,8 +114,8 @@ class DeviceSettings(Group):
     micro_batch: int | None = Field(
         None,
         ge=1,
-        description="samples that go through the towers at once [default: what fits the memory, at most 128 on a CPU, "
-        "512 on a GPU]",
+        description="samples that go through the towers at once [default: what fits the memory; at most 512 on a GPU, "
+        "128 on a CPU, or 32 of a larger model]",
     )
     workers: int | None = Field(
         None, ge=0, description="threads that decode images; 0 decodes in the main thread [default: one per core]"

@@ -27,8 +27,13 @@ _LOG = logging.getLogger(__name__)
 
 # Of the memory that is left beside what no micro-batch changes: libraries, weights, directions, gradients.
 SHARE = 0.5
-# Powers of two. On a CPU rates stop rising far below (docs/speed.md); that of GPUs is not measured.
+# Powers of two. That of GPUs is not measured.
 MOST_ON_CPU = 128
+# On a CPU more at once is slower as soon as activations leave its caches: by a tenth to a fifth with 12 layers a tower
+# and 128 in the place of 32. Below 32 the operators' own cost counts more (docs/speed.md). In bytes, twice the last
+# cache of the machine on which that was measured; a constant, so that machines agree.
+NEAR = 64_000_000
+LEAST_NEAR = 32
 MOST = 512
 UNKNOWN = 128
 # Python with its libraries (memory that no file backs, beside a tiny model), or the context of a GPU (not measured).
@@ -40,10 +45,12 @@ _CHUNK = 8
 
 
 def fitting(towers: Towers, settings: ScoreSettings, say: Callable[[str], None]) -> int:
-    """The largest power of two that fits, at most MOST, or MOST_ON_CPU; UNKNOWN where that cannot be estimated.
+    """The largest power of two that fits; UNKNOWN where that cannot be estimated.
+
+    At most MOST; on a CPU at most MOST_ON_CPU, and no more than stays NEAR its cores, or LEAST_NEAR.
 
     Args:
-        say: told what was chosen, when it is less than the most.
+        say: told what was chosen, when memory makes it less than would be taken otherwise.
     """
     device = towers.device
     total = memory_of(device)
@@ -63,14 +70,17 @@ def fitting(towers: Towers, settings: ScoreSettings, say: Callable[[str], None])
             "and fewer --columns take less"
         )
         return 1
-    room, size = int((total - one) * SHARE), most
+    room, wanted = int((total - one) * SHARE), most
+    while device.type == "cpu" and wanted > LEAST_NEAR and samples.of(wanted) - samples.of(1) > NEAR:
+        wanted //= 2
+    size = wanted
     while samples.of(size) - samples.of(1) > room:
         size //= 2
     more = _shown(samples.of(size) - samples.of(1))
     about = (
         f"{_shown(one)} whatever it is, and {more} of the {_shown(total - one)} beside that, of which half may be taken"
     )
-    if size < most:
+    if size < wanted:
         say(f"{device}: a micro-batch of {size} by an estimate of memory: {about}; --micro-batch sets another one")
     else:
         _LOG.info("%s: a micro-batch of %d by an estimate of memory: %s", device, size, about)

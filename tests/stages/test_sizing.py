@@ -100,6 +100,17 @@ def test_a_given_one_is_taken_as_it_is(corpus: Path, tmp_path: Path, monkeypatch
     assert prepare(corpus)[1].micro_batch == 1
 
 
+def test_on_a_cpu_no_more_is_taken_than_stays_near_its_cores(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    run, engine = prepare(corpus)
+    found = footprint(engine.towers)
+    monkeypatch.setattr(sizing, "NEAR", found.of(64) - found.of(1))
+    assert sizing.fitting(engine.towers, run.settings, said.append) == 64
+    monkeypatch.setattr(sizing, "NEAR", 0)
+    assert sizing.fitting(engine.towers, run.settings, said.append) == 32
+    assert said == []  # that is no want of memory
+
+
 def test_what_runs_on_more_directions_at_once_needs_more(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
