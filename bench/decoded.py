@@ -44,6 +44,7 @@ MODEL: dict[str, Any] = {
 EXACT = ("heads", "last:1", "all")
 DIFFERENCES = {"last:1, difference": "last:1", "all, difference": "all"}
 VARIANTS = (*EXACT, *DIFFERENCES)
+COMPILED = "heads, compiled"
 TO_REACH = {"heads": 0.95, "last:1": 0.8, "all": 0.28}
 _WORDS = ("two", "brown", "dogs", "run", "along", "the", "beach", "at", "sunset", "with", "red", "kites")
 
@@ -65,7 +66,7 @@ def _random(towers: Towers, generator: torch.Generator) -> Parameters:
 class Subject:
     """One model cut in all ways, and decoded pairs before it."""
 
-    def __init__(self, folder: Path, pairs: int, micro: int, directions: int) -> None:
+    def __init__(self, folder: Path, pairs: int, micro: int, directions: int, *, compiled: bool = False) -> None:
         model, weights = write_model(folder, MODEL)
         size, generator = MODEL["vision_cfg"]["image_size"], torch.Generator().manual_seed(0)
         self.micro, self.pairs = micro, pairs
@@ -78,6 +79,10 @@ class Subject:
         self.towers |= {name: self.towers[exact] for name, exact in DIFFERENCES.items()}
         self.derivatives: dict[str, Derivatives] = {**self.towers}
         self.derivatives |= {name: Differences(self.towers[name]) for name in DIFFERENCES}
+        if compiled:
+            towers = self.towers[COMPILED] = Towers(loaded, "heads", torch.device("cpu"))
+            towers.compile()
+            self.derivatives[COMPILED] = towers
         self.directions = {name: [_random(towers, generator)] * directions for name, towers in self.towers.items()}
 
     def embed(self, rows: slice) -> tuple[Tensor, ...]:
@@ -110,7 +115,8 @@ class Subject:
 
 def measure(of: Subject, rounds: int) -> list[dict[str, Any]]:
     """One row per variant, the floor first; the first round warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in ("floor", *VARIANTS)}
+    variants = [name for name in (*VARIANTS, COMPILED) if name in of.towers]
+    seconds: dict[str, list[float]] = {name: [] for name in ("floor", *variants)}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
         started = time.process_time()
@@ -119,15 +125,15 @@ def measure(of: Subject, rounds: int) -> list[dict[str, Any]]:
         return found
 
     for _ in range(rounds + 1):
-        parts: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in VARIANTS}
+        parts: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in variants}
         for name in seconds:
             seconds[name].append(0.0)
         for start in range(0, of.pairs, of.micro):
             rows = slice(start, start + of.micro)
             timed("floor", partial(of.embed, rows))
-            for name in VARIANTS:
+            for name in variants:
                 parts[name].append(timed(name, partial(of.push, name, rows)))
-        for name in VARIANTS:
+        for name in variants:
             timed(name, partial(of.score, name, parts[name]))
     found = []
     for name, spent in seconds.items():
@@ -163,10 +169,13 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, default=32)
     parser.add_argument("--directions", type=int, default=1)
     parser.add_argument("--profile", choices=("floor", *VARIANTS), help="show the operators of one variant instead")
+    parser.add_argument("--compiled", action="store_true", help="heads with --compile on, too")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        of = Subject(Path(folder), arguments.pairs, arguments.micro_batch, arguments.directions)
+        of = Subject(
+            Path(folder), arguments.pairs, arguments.micro_batch, arguments.directions, compiled=arguments.compiled
+        )
     if arguments.profile:
         profile(of, arguments.profile)
         return

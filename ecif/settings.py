@@ -126,6 +126,9 @@ class DeviceSettings(Group):
         description="processes that decode images, in place of threads; 0: none "
         "[default: beside a GPU with 6 cores or more one per core but two, unless --workers is given; otherwise 0]",
     )
+    compile: Literal["off", "on"] = Field(
+        "off", description="compile the frozen part of the towers when the model is loaded: for GPUs and long runs"
+    )
 
 
 class MethodSettings(Group):

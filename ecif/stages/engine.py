@@ -187,6 +187,8 @@ def load_engine(
         towers = Towers(
             loaded, settings.trainable, device, biases=settings.biases == "include", stem_dtype=stem_dtype, tf32=tf32
         )
+    if settings.compile == "on":
+        towers.compile()
     size = fitting(towers, settings, say) if settings.micro_batch is None else settings.micro_batch
     micro = MicroBatch(size, device, say)
     workers = cores() if settings.workers is None else settings.workers

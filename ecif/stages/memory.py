@@ -13,6 +13,7 @@ again before the except block is left.
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -26,13 +27,11 @@ from ecif.settings import MethodSettings
 T = TypeVar("T")
 
 # What allocators and libraries say that have no exception of their own for it.
-_SAID = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "std::bad_alloc",
-    "STATUS_ALLOC_FAILED",
+_SAID = re.compile(
+    "out of memory|not enough memory|can't allocate memory|cannot allocate memory|std::bad_alloc|STATUS_ALLOC_FAILED"
+    # oneDNN names the step and not the reason; a descriptor that it cannot create is one for which it has no code.
+    "|could not create a primitive(?! descriptor)|could not create a memory object",
+    re.IGNORECASE,
 )
 
 
@@ -40,7 +39,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator refused, of a device or of the machine."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text.lower() in str(error).lower() for text in _SAID)
+    return isinstance(error, RuntimeError) and _SAID.search(str(error)) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,31 @@ class Towers:
         bare._stem_dtype = None  # there is no autocast without a device
         return bare
 
+    def compile(self) -> None:
+        """Compile the frozen parts (TorchInductor), for any number of samples, and try them.
+
+        Raises:
+            ModelError: there is no frozen part, it cannot be compiled here, or the result is another one.
+        """
+        if self.trainable == "all":
+            raise ModelError("--compile on applies to the frozen part of the towers; with 'all' there is none")
+        images = torch.zeros(2, 3, *self.size, dtype=self.dtype)
+        captions = ["a photo of a cat", "two dogs"]
+        before = self.image_stem(images), self.text_stem(captions)
+        for tail in (self.image, self.text):
+            tail.stem = torch.compile(tail.stem, dynamic=True)
+        try:
+            after = self.image_stem(images), self.text_stem(captions)
+        except Exception as error:  # of the compiler, of a compiler that it calls, or of what it made
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                f"--compile on: the towers cannot be compiled here ({reason}); use --compile off"
+            ) from error
+        for was, found in zip(before, after, strict=True):
+            off = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(was, found, strict=True))
+            if not off < (1e-3 if self._stem_dtype is None else 0.1):
+                raise ModelError(f"--compile on: compiled towers are off by {off:.1e} of the largest number; use off")
+
     def image_stem(self, images: Tensor) -> State:
         """Frozen part of the image tower: what `take` gave, (B, H, W, 3) uint8, or (B, 3, H, W) -> State."""
         return self._stem(self.image, self.to_input(images))
