@@ -210,6 +210,8 @@ def test_other_errors_are_not_taken_for_it(said: str) -> None:
 
     with pytest.raises(RuntimeError, match=said):
         tried(fail)
+    with pytest.raises(RuntimeError, match=said), batch_bounded(CPU, MethodSettings()):
+        fail()
 
 
 def test_a_failed_attempt_leaves_no_tensor_behind() -> None:
