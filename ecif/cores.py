@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
-def cores(cgroups: Path = _CGROUPS) -> int:
+def cores(cgroups: Path = CGROUPS) -> int:
     """Cores, at least one. A quota of less than a whole core counts as one.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-CGROUPS = Path("/sys/fs/cgroup")
+from ecif.cores import CGROUPS
 
 
 def ram(cgroups: Path | None = None) -> int:

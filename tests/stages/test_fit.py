@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -132,14 +133,8 @@ def test_the_direction_solves_the_damped_system(corpus: Path) -> None:
     assert meta["validation"]["loss"] == pytest.approx(validation.loss)
 
 
-def test_zero_shot_objective_differentiates_both_towers(corpus: Path) -> None:
-    """The gradient of the cross-entropy over class prompts, against autograd of the whole model."""
-    import json
-
-    from ecif.stages.validation import load_validation
-
-    classes = {name: [f"a {name} thing", f"{name}"] for name in COLOURS}
-    (corpus / "prompts.json").write_text(json.dumps({"label": "class", "classes": classes}))
+def label(corpus: Path) -> None:
+    """labelled.tar: the validation pairs with the class of each in its .json, in the place of a caption."""
     with (
         tarfile.open(corpus / "labelled.tar", "w", format=tarfile.USTAR_FORMAT) as tar,
         tarfile.open(corpus / "validation.tar") as source,
@@ -151,6 +146,15 @@ def test_zero_shot_objective_differentiates_both_towers(corpus: Path) -> None:
                 data = json.dumps({"class": data.decode().split()[1]}).encode()
                 info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
+
+
+def test_zero_shot_objective_differentiates_both_towers(corpus: Path) -> None:
+    """The gradient of the cross-entropy over class prompts, against autograd of the whole model."""
+    from ecif.stages.validation import load_validation
+
+    classes = {name: [f"a {name} thing", f"{name}"] for name in COLOURS}
+    (corpus / "prompts.json").write_text(json.dumps({"label": "class", "classes": classes}))
+    label(corpus)
     run, engine = prepare(
         corpus,
         trainable="all",

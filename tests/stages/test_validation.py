@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from ecif.stages.spool import Spool
 from ecif.stages.stems import rows
 from ecif.stages.validation import Validation, load_validation, spooled
 from ecif.towers import SCALE
-from tests.stages.test_fit import COLOURS, fit_all, prepare, write_tar
+from tests.stages.test_fit import COLOURS, fit_all, label, prepare, write_tar
 from tests.tiny import write_model
 
 
@@ -165,17 +163,7 @@ def test_influence_is_the_change_of_the_averaged_loss(corpus: Path) -> None:
 def test_segmentations_are_nothing_to_a_loss_over_prompts(corpus: Path) -> None:
     classes = {name: [f"a {name} thing"] for name in COLOURS}
     (corpus / "prompts.json").write_text(json.dumps({"label": "class", "classes": classes}))
-    with (
-        tarfile.open(corpus / "labelled.tar", "w", format=tarfile.USTAR_FORMAT) as tar,
-        tarfile.open(corpus / "validation.tar") as source,
-    ):
-        for info in source:
-            data = source.extractfile(info).read()  # type: ignore[union-attr]
-            if info.name.endswith(".txt"):
-                info.name = info.name.replace(".txt", ".json")
-                data = json.dumps({"class": data.decode().split()[1]}).encode()
-                info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+    label(corpus)
     found, keys = [], set()
     for count in (1, 6):
         run, engine = prepare(
