@@ -82,17 +82,21 @@ class Canaries:
         influences_KC = torch.full(shape, np.nan, dtype=torch.float64, device=batch.u_BD.device)
         return cls(rows, planted, of_row, directions, batch, captions, others, influences_KC)
 
-    def add(self, k: int, picked: np.ndarray, view: BatchView) -> None:
-        """Score the canaries whose hosts are in a batch of segmentation k: the rows `picked`, seen as `view`."""
+    def add(self, k: int, picked: np.ndarray, picked_B: Tensor, view: BatchView) -> None:
+        """Score the canaries whose hosts are in a batch of segmentation k.
+
+        Args:
+            picked: rows of the batch. picked_B: the same on the device. view: of them.
+        """
         places = np.flatnonzero(self.of_row[picked] >= 0)
         if not len(places):
             return
         numbers, device = self.of_row[picked[places]], self.batch.u_BD.device
-        batch, numbers_C = self.batch.take(numbers_on(device, picked)), numbers_on(device, numbers)
+        batch, numbers_C = self.batch.take(picked_B), numbers_on(device, numbers)
         captions = self._captions(numbers_C, numbers_on(device, places))
         terms = view.terms("influence")
         values = always(terms, Planted.of(batch, terms, captions))
-        values |= self._by_detectors(numbers, picked, places, view, batch)
+        values |= self._by_detectors(numbers, picked_B, places, view, batch)
         for name, part in values.items():
             part_C = part.double()
             total = self.sums.setdefault(name, torch.full_like(self.influences_KC[0], np.nan))
@@ -134,7 +138,7 @@ class Canaries:
         return Captions(hosts_C, all_.v_CD[which], all_.dv_RCD[:, which], all_.captions_C[which])
 
     def _by_detectors(
-        self, numbers: np.ndarray, picked: np.ndarray, places: np.ndarray, view: BatchView, batch: Embedded
+        self, numbers: np.ndarray, rows: Tensor, places: np.ndarray, view: BatchView, batch: Embedded
     ) -> dict[str, Tensor]:
         """The columns without a closed form, each canary in a batch of its own."""
         names = [name for name in self.rows.sources.wanted.batch if name not in detectors.NAMES and canaries.has(name)]
@@ -142,7 +146,6 @@ class Canaries:
         if not computes:
             return {}
         device = batch.u_BD.device
-        rows = numbers_on(device, picked)
         others = [
             replace(batch, u_BD=u_ND[rows], v_BD=v_ND[rows], scale=scale)
             for (u_ND, v_ND), scale in zip(self.rows.others, self.rows.sources.scales, strict=True)

@@ -31,7 +31,6 @@ from ecif.stages.fitted import Fit
 from ecif.stages.harm import validation_rows
 from ecif.stages.reading import read_pairs
 from ecif.stages.spool import spool
-from ecif.stages.transfer import numbers_on
 from ecif.towers import Parameters, State
 
 # rows of a batch -> projected gradients of its pairs by role (positive, negative), (B, K) each
@@ -264,9 +263,12 @@ class Rows:
     gradients: dict[str, Tensor] = field(default_factory=dict)
     derivatives: dict[str, Tensor] = field(default_factory=dict)
 
-    def batch(self, rows: np.ndarray) -> BatchView:
-        """The view of one batch of one segmentation; to be taken once for each."""
-        picked = numbers_on(self.embedded.u_BD.device, rows)
+    def batch(self, rows: np.ndarray, picked: Tensor) -> BatchView:
+        """The view of one batch of one segmentation; to be taken once for each.
+
+        Args:
+            rows: its pairs. picked: the same on the device.
+        """
         part = self.embedded.take(picked)
         s_BB = part.logits
         changes = {}

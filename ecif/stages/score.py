@@ -223,10 +223,11 @@ def score_rows(
                 for row in picked:
                     statuses[row] = "small_batch"
                 continue
-            view, places_B = rows.batch(picked), numbers_on(device, picked)
+            places_B = numbers_on(device, picked)
+            view = rows.batch(picked, places_B)
             values = {name: compute(view).double() for name, compute in computes.items()}
             if canaries is not None:
-                canaries.add(k, picked, view)
+                canaries.add(k, picked, places_B, view)
             for name, part_B in values.items():
                 sums[name][places_B] = part_B if k == 0 else sums[name][places_B] + part_B
             influences_KN[k, places_B] = values["positive_influence"] + values["negative_influence"]
