@@ -54,6 +54,8 @@ def _print(found: Profile, console: Console) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from ecif.stages.profile import decoders
+
     table = Table(box=SIMPLE_HEAD, padding=0)
     table.add_column("stage", no_wrap=True)
     for name in ("seconds", "share", "pairs/s alone"):
@@ -62,7 +64,7 @@ def _print(found: Profile, console: Console) -> None:
     for stage in found.stages:
         table.add_row(stage.name, f"{stage.seconds:.2f}", f"{stage.share:.1%}", f"{stage.rate:,.0f}", stage.bound)
     console.print(table)
-    at_once = f"{found.processes} processes" if found.processes else f"{found.workers} threads"
+    at_once = decoders(found.processes, found.workers)
     lines = (
         f"{found.pairs:,} pairs, {found.pair_bytes / 1e3:,.0f} kB each, images of {found.side:g} pixels (shorter side, "
         f"median) for a model of {found.model_side}; {found.refused:,} samples cannot be scored",

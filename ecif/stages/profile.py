@@ -234,7 +234,7 @@ def _profile(
 ) -> Profile:
     seconds, pool = {name: clock.seconds[name] for name in STAGES}, clock.seconds["pool"]
     rates = {name: pairs / max(spent, 1e-9) for name, spent in seconds.items()}
-    at_once = f"{engine.processes} processes" if engine.processes else f"{engine.workers} threads"
+    at_once = decoders(engine.processes, engine.workers)
     if engine.processes:
         both = seconds["decode"] + seconds["tokenise"]
         rates |= {name: pairs / max(pool * seconds[name] / both, 1e-9) for name in ("decode", "tokenise")}
@@ -267,6 +267,13 @@ def _profile(
         together=together,
         limit=limit(seconds, pool, processes=engine.processes, cpu=cpu),
     )
+
+
+def decoders(processes: int, workers: int) -> str:
+    """Who decodes, and how many of them, in words."""
+    if processes:
+        return "1 process" if processes == 1 else f"{processes} processes"
+    return "1 thread" if workers == 1 else f"{workers} threads"
 
 
 def limit(seconds: Mapping[str, float], pool: float, *, processes: int, cpu: bool) -> str:
