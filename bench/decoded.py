@@ -30,8 +30,10 @@ from torch import Tensor
 
 from ecif.influence import Embedded
 from ecif.settings import ScoreSettings
-from ecif.stages.columns import Rows, Sources, Wanted
+from ecif.stages.column_rows import Rows
+from ecif.stages.column_sources import Sources
 from ecif.stages.score import score_rows
+from ecif.stages.wanted import Wanted
 from ecif.towers import Derivatives, Parameters, Towers
 from ecif.towers.difference import Differences
 from ecif.towers.loading import load

@@ -46,9 +46,10 @@ from ecif.progress import Silent
 from ecif.run import Run
 from ecif.settings import ScoreSettings
 from ecif.stages import score
-from ecif.stages.columns import Sources, Wanted
+from ecif.stages.column_sources import Sources
 from ecif.stages.engine import Engine, load_engine
 from ecif.stages.upcoming import Upcoming
+from ecif.stages.wanted import Wanted
 from ecif.storage import Storage
 from ecif.towers.loading import LoadedModel, load
 

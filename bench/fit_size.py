@@ -47,8 +47,9 @@ from ecif.progress import Silent
 from ecif.run import Run, open_run
 from ecif.settings import Settings
 from ecif.stages import fitted, score
-from ecif.stages.columns import Sources, Wanted
+from ecif.stages.column_sources import Sources
 from ecif.stages.engine import Engine, load_engine
+from ecif.stages.wanted import Wanted
 from ecif.towers import Parameters
 
 SHARD = 1_000

@@ -20,10 +20,11 @@ from ecif.canaries.views import with_canary
 from ecif.detectors.views import BatchView
 from ecif.influence import Embedded, finite_rows
 from ecif.shards.decode import OK
-from ecif.stages.columns import Rows, Wanted
+from ecif.stages.column_rows import Rows
 from ecif.stages.embedding import EmbeddedShard, embed_captions
 from ecif.stages.engine import Engine
 from ecif.stages.transfer import numbers_on
+from ecif.stages.wanted import Wanted
 
 
 def schema(wanted: Wanted) -> dict[str, type[pl.DataType]]:

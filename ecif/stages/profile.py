@@ -30,12 +30,14 @@ from ecif.progress import Progress, Silent
 from ecif.settings import ScoreSettings
 from ecif.shards.decode import Pair, Refused, Undecodable, open_image
 from ecif.sources import expand
-from ecif.stages.columns import Rows, Sources, Wanted
+from ecif.stages.column_rows import Rows
+from ecif.stages.column_sources import Sources
 from ecif.stages.embedding import EmbeddedShard, embed
 from ecif.stages.engine import TASK, Engine, load_engine
 from ecif.stages.reading import read_pairs
 from ecif.stages.score import score_rows
 from ecif.stages.spool import image_digest
+from ecif.stages.wanted import Wanted
 from ecif.storage import Storage, join
 from ecif.towers import Parameters
 

@@ -31,7 +31,8 @@ from ecif.settings import recorded
 from ecif.shards.decode import OK
 from ecif.stages.canaries import Canaries
 from ecif.stages.canaries import schema as canary_schema
-from ecif.stages.columns import Rows, Sources, gradients_of, load_sources
+from ecif.stages.column_rows import Rows, gradients_of
+from ecif.stages.column_sources import Sources, load_sources
 from ecif.stages.embedding import embed_shard
 from ecif.stages.engine import Engine
 from ecif.stages.index import pack_index

@@ -11,7 +11,7 @@ from ecif import detectors
 from ecif.errors import InputError
 from ecif.inventory import Shard
 from ecif.shards.decode import OK, Pair, Refused
-from ecif.stages.columns import Wanted
+from ecif.stages.wanted import Wanted
 
 _IDENTITY = {
     "uid": pl.String,

@@ -18,8 +18,8 @@ from ecif.detectors.views import BatchView, Checkpoint, RelativeView, ShardView
 from ecif.errors import UsageError
 from ecif.relative import Columns, gradient_squares, self_influence
 from ecif.settings import MethodSettings
-from ecif.stages.columns import Wanted
 from ecif.stages.score import schema
+from ecif.stages.wanted import Wanted
 from tests.detectors.heads import SCALE, Heads
 
 N = 64

@@ -21,9 +21,10 @@ from ecif.progress import Silent
 from ecif.run import Run
 from ecif.stages import score
 from ecif.stages.canaries import Canaries, schema
-from ecif.stages.columns import Rows, Wanted
+from ecif.stages.column_rows import Rows
 from ecif.stages.embedding import embed_shard
 from ecif.stages.engine import Engine
+from ecif.stages.wanted import Wanted
 from tests.stages.test_fit import corpus as corpus
 from tests.stages.test_fit import fit_all, prepare, write_tar
 from tests.stages.test_out_of_memory import narrow

@@ -20,9 +20,11 @@ from ecif.influence import Embedded
 from ecif.run import Run
 from ecif.settings import MethodSettings
 from ecif.stages import cases, edit, removal, score
-from ecif.stages.columns import Rows, Sources, Wanted
+from ecif.stages.column_rows import Rows
+from ecif.stages.column_sources import Sources
 from ecif.stages.engine import Engine
 from ecif.stages.memory import MicroBatch, Refusal, batch_bounded, is_out_of_memory, tried
+from ecif.stages.wanted import Wanted
 from tests.stages.test_fit import fit_all, write_tar
 from tests.stages.test_fit import prepare as prepare_any
 from tests.tiny import CONFIG, write_model

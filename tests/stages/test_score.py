@@ -17,7 +17,9 @@ from ecif.influence import Embedded
 from ecif.segmentation import segment
 from ecif.settings import MethodSettings
 from ecif.stages import score
-from ecif.stages.columns import Rows, Sources, Wanted
+from ecif.stages.column_rows import Rows
+from ecif.stages.column_sources import Sources
+from ecif.stages.wanted import Wanted
 from tests.stages.test_fit import corpus as corpus  # the fixture
 from tests.stages.test_fit import fit_all, prepare, write_tar
 
