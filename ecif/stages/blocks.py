@@ -69,10 +69,13 @@ class Blocks:
 
     Attributes:
         form: of each. file: descriptor of the file in which they lie.
+
+    Args:
+        file: lie in this one, which stays the caller's; left out: in a new one.
     """
 
-    def __init__(self, form: Form) -> None:
-        self.form, self.file = form, _anonymous()
+    def __init__(self, form: Form, file: int | None = None) -> None:
+        self.form, self.file = form, anonymous() if file is None else os.dup(file)
         self._kept: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
         self._free: deque[int] = deque()
         self._lock = threading.Lock()
@@ -100,7 +103,8 @@ class Blocks:
         os.close(self.file)
 
 
-def _anonymous() -> int:
+def anonymous() -> int:
+    """Descriptor of a new file without a name, whose bytes are memory."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("ecif")
     with tempfile.TemporaryFile(prefix="ecif-") as file:

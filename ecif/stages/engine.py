@@ -25,6 +25,7 @@ from ecif.stages.feed import Feed
 from ecif.stages.memory import MicroBatch, bounded
 from ecif.stages.preparing import Preparation, Ready
 from ecif.stages.processes import Processes, processes_for
+from ecif.stages.program import Program
 from ecif.stages.sizing import fitting
 from ecif.towers import Derivatives, Towers
 from ecif.towers.difference import Differences
@@ -73,6 +74,8 @@ class Engine:
     draft: bool = False
     difference: bool = False
     processes: int = 0
+    # Those are its copies; started before the weights were read.
+    program: Program | None = field(default=None, repr=False, compare=False)
     # Tokenizers of the hub are not made for several threads, and open_clip's own holds the interpreter anyway.
     _tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     # Begun when they are first needed, and ended with the engine.
@@ -80,7 +83,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         preparation = self._preparation(self.towers.loaded.tokenize)
-        object.__setattr__(self, "_processes", Processes(preparation, self.processes, TASK))
+        object.__setattr__(self, "_processes", Processes(preparation, self.processes, TASK, self.program))
 
     def derivatives(self) -> Derivatives:
         """What gives the derivatives for the samples of one shard."""
@@ -181,6 +184,8 @@ def load_engine(
     device = _device(settings.device)
     if settings.precision == "tf32" and device.type != "cuda":
         raise UsageError(f"--precision tf32: that is arithmetic of NVIDIA GPUs, and the device is {device}; use fp32")
+    processes = processes_for(settings, device)
+    program = Program() if processes else None  # which imports for as long as reading the weights takes
     loaded = load(settings.model, settings.pretrained, _DTYPES[settings.precision])
     stem_dtype, tf32 = torch.bfloat16 if settings.precision == "bf16" else None, settings.precision == "tf32"
     with bounded(device, "the weights of the model", "another process may be using the device; see --device"):
@@ -194,10 +199,8 @@ def load_engine(
     workers = cores() if settings.workers is None else settings.workers
     # Behind the heads a derivative costs nothing.
     difference = settings.derivative == "difference" and settings.trainable != "heads"
-    processes = processes_for(settings, device)
-    return Engine(
-        towers, limits or settings.limits(), micro, workers, settings.decode == "draft", difference, processes
-    )
+    draft = settings.decode == "draft"
+    return Engine(towers, limits or settings.limits(), micro, workers, draft, difference, processes, program)
 
 
 def _device(name: str) -> torch.device:

@@ -12,16 +12,10 @@ processes stay when the parent is killed. Each one costs a core, a socket, and i
 
 from __future__ import annotations
 
-import os
 import pickle
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Sequence
-from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
@@ -35,6 +29,7 @@ from ecif.shards.decode import Pair, Refused
 from ecif.stages import serving
 from ecif.stages.blocks import Blocks, Form
 from ecif.stages.preparing import Preparation, Ready
+from ecif.stages.program import Program
 
 # Below this many cores threads do as much; two are left to reading and to the thread that launches the device's work.
 LEAST_CORES, SPARED = 6, 2
@@ -45,18 +40,17 @@ class Processes:
 
     Args:
         count: of processes. most: samples in a list.
+        program: they are its copies, unless it has been told already what to do; otherwise those of a new one.
     """
 
-    def __init__(self, preparation: Preparation, count: int, most: int) -> None:
-        self._preparation, self._most = preparation, most
+    def __init__(self, preparation: Preparation, count: int, most: int, program: Program | None = None) -> None:
+        self._preparation, self._most, self._program = preparation, most, program
         self._idle: SimpleQueue[Connection | None] = SimpleQueue()  # None: one that is not started yet
         for _ in range(count):
             self._idle.put(None)
         self._lock = threading.Lock()
         self._blocks: Blocks | None = None
-        self._starter: tuple[subprocess.Popen[bytes], socket.socket] | None = None
-        self._owned = ExitStack()
-        weakref.finalize(self, self._owned.close)
+        self._told = False
 
     def prepare(self, samples: Sequence[Pair | Refused]) -> list[Ready | Refused]:
         """As `Preparation.prepare`; may be called in several threads, each of which waits for one process.
@@ -100,21 +94,20 @@ class Processes:
             if self._blocks is None:
                 image = self._preparation.take(PIL.Image.new("RGB", (64, 64)))
                 length = self._preparation.tokenize(["a"]).shape[1]
-                self._blocks = Blocks(Form(self._most, tuple(image.shape), image.dtype, length))
-                self._owned.callback(self._blocks.close)
+                form = Form(self._most, tuple(image.shape), image.dtype, length)
+                self._blocks = Blocks(form, self._program.file if self._program else None)
+                weakref.finalize(self, self._blocks.close)
             return self._blocks
 
     def _start(self, blocks: Blocks) -> Connection:
         """One process more."""
         with self._lock:
-            if self._starter is None or self._starter[0].poll() is not None:
-                self._starter = self._program(blocks)
-            here, there = socket.socketpair()
-            with there:
-                socket.send_fds(self._starter[1], [b"1"], [there.fileno()])
-            return Connection(here.detach())
+            if self._program is None or self._program.has_ended or not self._told:
+                self._program, self._told = self._instructed(blocks), True
+            return self._program.copy()
 
-    def _program(self, blocks: Blocks) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    def _instructed(self, blocks: Blocks) -> Program:
+        """The program that there is, if it can still be told what to do, or a new one."""
         try:
             what = pickle.dumps((self._preparation, blocks.form))
         except Exception as error:
@@ -122,39 +115,11 @@ class Processes:
                 f"--processes: the model's transform or tokenizer cannot be sent to another process ({error}); "
                 "--processes 0 decodes in threads"
             ) from error
-        here, there = socket.socketpair()
-        with there:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-W", "ignore", "-m", serving.__name__, str(there.fileno()), str(blocks.file)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(there.fileno(), blocks.file),
-                env=_environment(),
-                process_group=0,  # Ctrl-C is for this process, which ends the others
-            )
-        self._owned.callback(_end, process, here)
-        assert process.stdin is not None
-        try:
-            with process.stdin as pipe:
-                pipe.write(what)
-        except ConnectionError:
-            pass  # it ended; whoever asks it for something is told so
-        return process, here
-
-
-def _environment() -> dict[str, str]:
-    """That of a process with one thread, which finds the same modules and no GPU."""
-    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    path = os.pathsep.join(part or os.getcwd() for part in sys.path)
-    return {**os.environ, **single, "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
-
-
-def _end(process: subprocess.Popen[bytes], control: socket.socket) -> None:
-    """End the program and all its copies; they hold nothing that could be lost."""
-    control.close()
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        if self._program is not None and not self._program.has_ended and self._program.tell(what):
+            return self._program
+        program = Program(blocks.file)
+        program.tell(what)
+        return program
 
 
 def processes_for(settings: DeviceSettings, device: torch.device) -> int:

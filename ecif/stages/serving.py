@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import traceback
+from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 
@@ -30,11 +31,18 @@ Answer = list[bytes | Refused] | Exception
 
 
 def main() -> None:
-    """Serve at every socket that arrives over the first descriptor named; what to do comes over the standard input."""
+    """Serve at every socket that arrives over the first descriptor named; what to do comes over the standard input.
+
+    It may come late, because the other side loads its model meanwhile, and if that fails, never.
+    """
     # A copy that ends leaves nothing behind; the side that waits for it learns of it by its socket.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     control, file = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    preparation, form = pickle.load(sys.stdin.buffer)
+    import_module("open_clip")  # which what comes is made of
+    try:
+        preparation, form = pickle.load(sys.stdin.buffer)
+    except EOFError:
+        return
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # or the first collection of each copy would write to all of its memory

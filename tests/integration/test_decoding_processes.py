@@ -97,7 +97,7 @@ import itertools, sys
 from tests.stages.test_engine import engine, samples
 of = engine(tuple(sys.argv[1:]), processes=2, micro_batch=16)
 for chunk in of.chunks(itertools.cycle(samples(20)), []):
-    print(of._processes._starter[0].pid, flush=True)
+    print(of._processes._program.pid, flush=True)
 """  # without a guard: it must not run again in the processes that decode
 
 

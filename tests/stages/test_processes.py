@@ -36,9 +36,9 @@ def two(files: tuple[str, str]) -> Engine:
 
 def copies(of: Engine) -> list[int]:
     """Process ids of those that decode: what the program that was started has started."""
-    starter = of._processes._starter
-    assert starter is not None
-    pid = starter[0].pid
+    program = of._processes._program
+    assert program is not None
+    pid = program.pid
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
@@ -118,11 +118,11 @@ def test_one_that_is_killed_is_an_error_and_another_takes_its_place(two: Engine)
 def test_they_end_with_the_engine(files: tuple[str, str]) -> None:
     of = engine(files, processes=1)
     list(of.chunks(iter(samples(3)), []))
-    starter = of._processes._starter
-    assert starter is not None
-    process, control = starter
+    program = of._processes._program
+    assert program is not None
+    process, control = program._process, program._control
     pids = copies(of)
-    del of, starter
+    del of, program
     gc.collect()
     assert process.returncode == -signal.SIGKILL
     assert control.fileno() == -1
