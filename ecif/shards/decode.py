@@ -141,7 +141,7 @@ def decode_image(data: bytes, limits: Limits = Limits(), draft: int | None = Non
         if draft is not None:
             image.draft("RGB", (draft, draft))
         image.load()
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     except MemoryError:
         raise
     except Exception as error:

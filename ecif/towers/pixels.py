@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from open_clip.transform import Compose, MaybeToTensor, Normalize
+from open_clip.transform import Compose, MaybeConvertMode, MaybeToTensor, Normalize
 from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The first half: a picture -> its bytes, (H, W, 3) uint8. Holds no tensors: it is sent to processes that decode.
+    """The first half: an RGB picture -> its bytes, (H, W, 3) uint8. Without tensors, for it is sent to processes.
 
     Attributes:
         steps: picture -> RGB picture of the size of the model's input.
@@ -57,4 +57,6 @@ def split(transform: Callable[[Any], Tensor], device: torch.device) -> Pixels | 
     if len(steps) < 2 or not (isinstance(steps[-2], MaybeToTensor) and isinstance(steps[-1], Normalize)):
         return None
     mean, std = (torch.tensor(part, device=device).view(-1, 1, 1) for part in (steps[-1].mean, steps[-1].std))
-    return Pixels(Geometry(Compose(steps[:-2])), mean, std)
+    # A picture that is RGB already is copied by its conversion.
+    geometry = [step for step in steps[:-2] if not (isinstance(step, MaybeConvertMode) and step.mode == "RGB")]
+    return Pixels(Geometry(Compose(geometry)), mean, std)
