@@ -40,7 +40,7 @@ class Processes:
 
     Args:
         count: of processes. most: samples in a list.
-        program: they are its copies, unless it has been told already what to do; otherwise those of a new one.
+        program: they are its copies, unless others have taken it before; otherwise those of a new one.
     """
 
     def __init__(self, preparation: Preparation, count: int, most: int, program: Program | None = None) -> None:
@@ -95,6 +95,8 @@ class Processes:
                 image = self._preparation.take(PIL.Image.new("RGB", (64, 64)))
                 length = self._preparation.tokenize(["a"]).shape[1]
                 form = Form(self._most, tuple(image.shape), image.dtype, length)
+                if self._program is not None and not self._program.take():
+                    self._program = None
                 self._blocks = Blocks(form, self._program.file if self._program else None)
                 weakref.finalize(self, self._blocks.close)
             return self._blocks
@@ -115,9 +117,9 @@ class Processes:
                 f"--processes: the model's transform or tokenizer cannot be sent to another process ({error}); "
                 "--processes 0 decodes in threads"
             ) from error
-        if self._program is not None and not self._program.has_ended and self._program.tell(what):
-            return self._program
-        program = Program(blocks.file)
+        program = self._program
+        if program is None or self._told or program.has_ended:
+            program = Program(blocks.file)
         program.tell(what)
         return program
 

@@ -40,7 +40,7 @@ class Program:
                 process_group=0,  # Ctrl-C is for this process, which ends the others
             )
         self._control = here
-        self._told = threading.Lock()  # taken for good
+        self._taken = threading.Lock()  # for good
         weakref.finalize(self, _end, self._process, self._control, self.file)
 
     @property
@@ -53,15 +53,16 @@ class Program:
         """Whether it is of no more use."""
         return self._process.poll() is not None
 
-    def tell(self, what: bytes) -> bool:
-        """Say what there is to do, once; whether it was not said before."""
-        if not self._told.acquire(blocking=False):
-            return False
+    def take(self) -> bool:
+        """Take it for oneself, with its file; False: somebody else did."""
+        return self._taken.acquire(blocking=False)
+
+    def tell(self, what: bytes) -> None:
+        """Say what there is to do; once."""
         assert self._process.stdin is not None
         # It may have ended; whoever asks a copy for something is told so.
         with suppress(ConnectionError), self._process.stdin as pipe:
             pipe.write(what)
-        return True
 
     def copy(self) -> Connection:
         """One process more, which answers here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import subprocess
@@ -11,17 +12,25 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import PIL.Image
 import pytest
+import torch
 
 from ecif.errors import ModelError
 from ecif.settings import ScoreSettings
+from ecif.shards.decode import Pair, Refused
 from ecif.stages import engine as engines
 from ecif.stages.engine import load_engine
+from ecif.stages.preparing import Ready
 from ecif.stages.program import Program
+from ecif.towers.loading import LoadedModel, load
 from tests.stages.test_engine import engine, samples
 from tests.stages.test_engine import files as files  # the fixture
 from tests.stages.test_processes import copies, gone
 
+_BUFFER = io.BytesIO()
+PIL.Image.new("RGB", (40, 40)).save(_BUFFER, "PNG")
+BLACK = _BUFFER.getvalue()
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,9 +44,12 @@ def test_it_is_there_before_the_weights_are_and_decodes_for_them(
             order.append("program")
             super().__init__()
 
-    load = engines.load
+    def noted(model: str, pretrained: str, dtype: torch.dtype) -> LoadedModel:
+        order.append("weights")
+        return load(model, pretrained, dtype)
+
     monkeypatch.setattr(engines, "Program", Noted)
-    monkeypatch.setattr(engines, "load", lambda *given: order.append("weights") or load(*given))
+    monkeypatch.setattr(engines, "load", noted)
     of = engine(files, processes=1)
     assert order == ["program", "weights"]
     assert of.program is not None
@@ -50,14 +62,20 @@ def test_without_processes_there_is_none(files: tuple[str, str]) -> None:
     assert engine(files, workers=2).program is None
 
 
-def test_it_is_told_once_and_another_engine_starts_its_own(files: tuple[str, str]) -> None:
+def test_two_engines_have_a_program_and_shared_memory_each(files: tuple[str, str]) -> None:
     of = engine(files, processes=1)
     given = samples(3)
-    wanted = [row.digest for row in of.prepare(given) if not hasattr(row, "status")]
     other = replace(of, limits=replace(of.limits, pixels=1))
-    assert [row.status for row in other.prepare(given)] == ["too_large_image"] * 3  # type: ignore[union-attr]
+    first, second = of.prepare(given), other.prepare(given)
+    kept = [row.image.clone() for row in first if isinstance(row, Ready)]
+    assert len(kept) == 3
+    assert [row.status for row in second if isinstance(row, Refused)] == ["too_large_image"] * 3
+    assert of._processes._program is of.program
     assert other._processes._program is not of.program
-    assert [row.digest for row in of.prepare(given) if not hasattr(row, "status")] == wanted
+    # Written in the one, black pictures do not come out in the other.
+    third = replace(of).prepare([replace(pair, image=BLACK) for pair in given if isinstance(pair, Pair)])
+    assert not any(row.image.any() for row in third if isinstance(row, Ready))
+    assert all(torch.equal(row.image, was) for row, was in zip(first, kept, strict=True) if isinstance(row, Ready))
 
 
 def test_one_that_ended_before_it_was_told_is_replaced(files: tuple[str, str]) -> None:
