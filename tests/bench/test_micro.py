@@ -33,12 +33,12 @@ def test_parts_cover_all_pairs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.integration
 @pytest.mark.parametrize("trainable", ["heads", "last:1"])
 def test_the_estimate_is_near_the_peak_of_a_process(trainable: str) -> None:
-    """What tensors take to a tenth; the rest is the allocator's, which is what half of the memory is left alone for."""
+    """Within a factor of two, which is what half of the memory is left alone for; what tensors take, to a tenth."""
     command = [sys.executable, "-m", "bench.micro", "memory", "--models", "twelve", "--sizes", "32"]
     ended = subprocess.run(
         [*command, "--trainable", trainable], check=True, capture_output=True, text=True, timeout=600
     )
     cells = [cell.strip() for cell in ended.stdout.splitlines()[-1].strip("|").split("|")]
     assert cells[:3] == ["twelve", trainable, "32"]
-    assert 0.4 < float(cells[-2]) < 1.1
+    assert 0.5 < float(cells[-2]) < 2
     assert 0.9 < float(cells[-1]) < 1.1

@@ -298,9 +298,8 @@ def test_memory_does_not_grow_with_the_shard(tmp_path: Path) -> None:
             tracemalloc.stop()
             shutil.rmtree(tmp_path / str(n))
 
-    # A few blocks are filled at first, and how many exist at a time is chance, and megabytes; all that is more in the
-    # shard would be 40 MB.
-    assert peak(80) < peak(40) + 10_000_000
+    # A few blocks are filled at first, and how many exist at a time is chance; beyond them nothing grows.
+    assert min(peak(80), peak(80)) < max(peak(40), peak(40)) + 1_000_000
 
 
 @pytest.mark.parametrize(("values", "aside"), [([1, 0, 2], ["a"]), ([0, 1, 2], [])])
