@@ -79,7 +79,8 @@ def load_sources(run: Run, engine: Engine) -> Sources:
         if not run.settings.checkpoints:
             raise UsageError("--columns aum, average_similarity: name the weights of the training run by --checkpoints")
         for url in run.settings.checkpoints:
-            changes = {"pretrained": url, "micro_batch": engine.micro_batch}
+            # The samples are decoded by the first engine; this one only embeds.
+            changes = {"pretrained": url, "micro_batch": engine.micro_batch, "processes": 0}
             other_engine = load_engine(run.settings.model_copy(update=changes))
             embedders.append(_checkpoint(other_engine))
             scales.append(other_engine.towers.scale)
