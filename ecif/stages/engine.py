@@ -65,6 +65,7 @@ class Engine:
         workers: threads that decode; 0: everything in the caller's. processes: that decode, in place of these threads.
         draft: decode JPEGs no larger than the model's input needs (`shards.decode`).
         difference: take derivatives along directions by differences.
+        program: started before the weights were read; the processes are copies of it.
     """
 
     towers: Towers
@@ -74,7 +75,6 @@ class Engine:
     draft: bool = False
     difference: bool = False
     processes: int = 0
-    # Those are its copies; started before the weights were read.
     program: Program | None = field(default=None, repr=False, compare=False)
     # Tokenizers of the hub are not made for several threads, and open_clip's own holds the interpreter anyway.
     _tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)

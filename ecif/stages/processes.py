@@ -50,7 +50,6 @@ class Processes:
             self._idle.put(None)
         self._lock = threading.Lock()
         self._blocks: Blocks | None = None
-        self._told = False
 
     def prepare(self, samples: Sequence[Pair | Refused]) -> list[Ready | Refused]:
         """As `Preparation.prepare`; may be called in several threads, each of which waits for one process.
@@ -104,8 +103,8 @@ class Processes:
     def _start(self, blocks: Blocks) -> Connection:
         """One process more."""
         with self._lock:
-            if self._program is None or self._program.has_ended or not self._told:
-                self._program, self._told = self._instructed(blocks), True
+            if self._program is None or self._program.has_ended or self._program.is_fresh:
+                self._program = self._instructed(blocks)
             return self._program.copy()
 
     def _instructed(self, blocks: Blocks) -> Program:
@@ -118,7 +117,7 @@ class Processes:
                 "--processes 0 decodes in threads"
             ) from error
         program = self._program
-        if program is None or self._told or program.has_ended:
+        if program is None or not program.is_fresh:
             program = Program(blocks.file)
         program.tell(what)
         return program

@@ -57,6 +57,11 @@ class Program:
         """Take it for oneself, with its file; False: somebody else did."""
         return self._taken.acquire(blocking=False)
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it can still be told what to do."""
+        return self._process.stdin is not None and not self._process.stdin.closed and not self.has_ended
+
     def tell(self, what: bytes) -> None:
         """Say what there is to do; once."""
         assert self._process.stdin is not None
