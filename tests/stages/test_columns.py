@@ -21,9 +21,11 @@ from ecif.errors import UsageError
 from ecif.run import Run
 from ecif.segmentation import segment
 from ecif.settings import MethodSettings
+from ecif.stages import engine as engines
 from ecif.stages import fit, fitted, harm, score
 from ecif.stages.batches import load_batch
 from ecif.stages.engine import Engine
+from ecif.stages.program import Program
 from ecif.stages.reading import read_pairs
 from ecif.stages.spool import spool
 from tests.stages.test_fit import corpus as corpus
@@ -234,6 +236,21 @@ def test_columns_that_compare_a_training_run(corpus: Path) -> None:
     np.testing.assert_allclose(frame["average_similarity"].to_numpy(), expected, rtol=1e-5)
     with pytest.raises(UsageError, match="--checkpoints"):
         scored(corpus, columns=("aum",), out=str(corpus / "other"))
+
+
+def test_only_the_model_that_reads_has_processes_that_decode(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Program] = []
+
+    class Noted(Program):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
+
+    monkeypatch.setattr(engines, "Program", Noted)
+    weights = str(corpus / "model" / "weights.safetensors")
+    _, engine, frame = scored(corpus, columns=("aum",), checkpoints=(weights, weights), processes=1)
+    assert frame["aum"].is_finite().all()
+    assert [program is engine.program for program in started] == [True]
 
 
 def test_columns_are_part_of_the_key_and_change_no_other_score(corpus: Path) -> None:

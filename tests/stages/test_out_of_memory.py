@@ -304,8 +304,8 @@ def test_a_process_with_little_memory_scores_as_one_with_much(tmp_path: Path) ->
     write_tar(tmp_path / "validation.tar", 8, 1000)
     halvings: list[str] = []
     # glibc takes another 64 MiB of addresses whenever two threads meet, and keeps what it took for large tensors in its
-    # heap: one arena, and nothing large in it. How much the allocator has in hand before the limit is set is up to it: in
-    # some runs 160 MiB more are enough.
+    # heap: one arena, and nothing large in it. How much the allocator has in hand before the limit is set is up to it:
+    # in some runs 160 MiB more are enough.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     for room in (160, 128, 96, 64):
         command = [sys.executable, "-c", LIMITED, str(tmp_path), str(room << 20)]
